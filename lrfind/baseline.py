@@ -1,0 +1,56 @@
+"""The loss of the best constant prediction: what a model that has learned nothing but the targets' mean gets.
+
+A network on unnormalised inputs starts far above it, and one whose weights have blown up may settle on it: a fall
+from the one to the other is no learning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def constant_loss(criterion: Callable[..., Tensor] | None, targets: Sequence[Any]) -> float | None:
+    """Return the mean loss of the best constant prediction of ``targets``, or None where that is not known.
+
+    Known for ``CrossEntropyLoss`` on class indices (the entropy of the class frequencies), ``MSELoss`` (the
+    variance per output), ``BCEWithLogitsLoss`` (the binary entropy per output), each without class weights or
+    label smoothing and with ``reduction="mean"``.
+
+    Args:
+        criterion: The loss.
+        targets: Target tensors of some batches.
+
+    >>> round(constant_loss(nn.CrossEntropyLoss(), [torch.tensor([0, 1]), torch.tensor([1, 0])]), 4)
+    0.6931
+    """
+    if not targets or not all(isinstance(target, Tensor) for target in targets):
+        return None
+    if getattr(criterion, "reduction", None) != "mean" or getattr(criterion, "weight", None) is not None:
+        return None
+    with torch.no_grad():
+        if isinstance(criterion, nn.CrossEntropyLoss):
+            return _entropy(criterion, targets)
+        if isinstance(criterion, nn.MSELoss):
+            return float(_stacked(targets).var(dim=0, correction=0).mean())
+        if isinstance(criterion, nn.BCEWithLogitsLoss) and criterion.pos_weight is None:
+            share = _stacked(targets).mean(dim=0)
+            return float(-(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)).mean())
+    return None
+
+
+def _entropy(criterion: nn.CrossEntropyLoss, targets: Sequence[Tensor]) -> float | None:
+    if criterion.label_smoothing or any(target.is_floating_point() for target in targets):
+        return None
+    classes = torch.cat([target.reshape(-1) for target in targets])
+    _, counts = classes[classes != criterion.ignore_index].unique(return_counts=True)
+    total = int(counts.sum())
+    return -math.fsum(n / total * math.log(n / total) for n in counts.tolist()) if total else None
+
+
+def _stacked(targets: Sequence[Tensor]) -> Tensor:
+    return torch.cat([target.reshape(len(target), -1) for target in targets]).double()

@@ -1,0 +1,303 @@
+"""Everything a training step can change, taken down before and put back after: a sweep leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lrfind.batches import vars_of
+from lrfind.workload import Workload
+
+Restore = Callable[[], None]
+Where = Literal["device", "cpu"]
+
+# What a module keeps in containers of its own, and is taken down as tensors.
+_MODULE_TENSORS = ("_parameters", "_buffers")
+# What an optimizer keeps per parameter and per group, likewise.
+_OPTIMIZER_TENSORS = ("state", "param_groups")
+
+
+class Snapshot:
+    """The state of a workload at one moment, to be put back as often as needed.
+
+    Gradients are set aside rather than copied: while the snapshot is in use the parameters have none, and
+    ``restore`` gives the same tensors back. So are the worker processes that a loader keeps between epochs.
+
+    Args:
+        work: The workload.
+        where: ``"device"`` keeps the copies beside the originals, ``"cpu"`` off the accelerator.
+
+    Memory: one copy of parameters, buffers and optimizer state, until the snapshot is dropped.
+    """
+
+    def __init__(self, work: Workload, where: Where = "device") -> None:
+        if where not in ("device", "cpu"):
+            raise ValueError(
+                f"snapshot must be 'device' or 'cpu'; got {where!r}. "
+                "'device' is faster, 'cpu' holds no second copy of the model on the accelerator."
+            )
+        keep = _Keeper(where)
+        losses = [loss for loss in (work.criterion, work.loss_fn) if isinstance(loss, nn.Module)]
+        modules = {id(m): m for root in (work.model, *losses) for m in root.modules()}.values()
+        self._state: list[Restore] = [
+            *(_module(module, keep) for module in modules),
+            _optimizer(work.optimizer, keep),
+            _gradients(work),
+        ]
+        if work.grad_scaler is not None:
+            self._state.append(_attributes(work.grad_scaler, keep))
+        self._data: list[Restore] = [
+            _rng(),
+            *(_data(part) for loader in (work.train_loader, work.val_loader) for part in _parts(loader)),
+        ]
+
+    def restore(self, *, data: bool = True) -> None:
+        """Put everything back.
+
+        Args:
+            data: False leaves random states and the loaders as they are: the next sweep from the same weights
+                then sees other batches.
+        """
+        with torch.no_grad():
+            for restore in self._state:
+                restore()
+        if data:
+            for restore in self._data:
+                restore()
+
+
+@contextmanager
+def preserve(work: Workload, where: Where = "device") -> Iterator[Snapshot]:
+    """Undo on exit, error or not, everything that steps in the body do to ``work``.
+
+    Restored, bit for bit, in the same tensor objects: parameters, buffers (non-persistent ones too), gradients,
+    optimizer state (state that did not exist is absent again) and groups (keys, tensor learning rates), the
+    grad scaler; each submodule's train/eval mode and plain attributes (counters, hidden states); the random
+    states of Python, numpy, torch and its accelerators; generators and plain attributes of loader, sampler and
+    dataset, so that an iterable dataset that counts its own position is rewound too.
+    Not restored: the position of iterators and open files inside a dataset (``lrfind.batches.rewinds``), files,
+    and what the body does to objects that are no part of the workload.
+
+    Yields:
+        The ``Snapshot``, whose ``restore()`` takes the body back to the start as often as it likes.
+
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> work = Workload(model, optimizer, nn.MSELoss(), [(torch.ones(4, 2), torch.ones(4, 1))])
+    >>> before = model.weight.clone()
+    >>> with preserve(work):
+    ...     _ = work.step([(torch.ones(4, 2), torch.ones(4, 1))])
+    >>> torch.equal(model.weight, before), len(optimizer.state), model.weight.grad
+    (True, 0, None)
+    """
+    snapshot = Snapshot(work, where)
+    try:
+        yield snapshot
+    finally:
+        snapshot.restore()
+
+
+class _Keeper:
+    """Copies tensors, each once, and puts the copies back into the same tensor objects."""
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._seen: set[int] = set()
+
+    def __call__(self, tensor: Tensor) -> Restore:
+        if id(tensor) in self._seen:  # tied weights are registered more than once
+            return lambda: None
+        self._seen.add(id(tensor))
+        with torch.no_grad():
+            kept = tensor.detach().to("cpu", copy=True) if self._where == "cpu" else tensor.detach().clone()
+
+        def restore() -> None:
+            tensor.detach().copy_(kept)
+
+        return restore
+
+
+def _module(module: nn.Module, keep: _Keeper) -> Restore:
+    registered = {name: dict(vars(module)[name]) for name in _MODULE_TENSORS}
+    tensors = [keep(t) for named in registered.values() for t in named.values() if t is not None]
+    attributes = _attributes(module, keep, skip=_MODULE_TENSORS)
+
+    def restore() -> None:
+        for name, named in registered.items():
+            _refill(vars(module)[name], named)
+        for restore_tensor in tensors:
+            restore_tensor()
+        attributes()
+
+    return restore
+
+
+def _optimizer(optimizer: torch.optim.Optimizer, keep: _Keeper) -> Restore:
+    state = {parameter: _mapping(values, keep) for parameter, values in optimizer.state.items()}
+    holders = {parameter: values for parameter, values in optimizer.state.items()}
+    groups = list(optimizer.param_groups)
+    group_restores = [_mapping(group, keep, skip=("params",)) for group in groups]
+    members = [list(group["params"]) for group in groups]
+    attributes = _attributes(optimizer, keep, skip=_OPTIMIZER_TENSORS)
+
+    def restore() -> None:
+        _refill(optimizer.state, holders)
+        for restore_values in state.values():
+            restore_values()
+        optimizer.param_groups[:] = groups
+        for group, restore_group, params in zip(groups, group_restores, members, strict=True):
+            restore_group()
+            group["params"] = params
+        attributes()
+
+    return restore
+
+
+def _mapping(mapping: dict[Any, Any], keep: _Keeper, skip: tuple[str, ...] = ()) -> Restore:
+    kept = dict(mapping)
+    tensors = [keep(value) for key, value in kept.items() if key not in skip and isinstance(value, Tensor)]
+    others = {
+        key: copy.deepcopy(value) for key, value in kept.items() if key not in skip and not isinstance(value, Tensor)
+    }
+
+    def restore() -> None:
+        _refill(mapping, kept | copy.deepcopy(others))
+        for restore_tensor in tensors:
+            restore_tensor()
+
+    return restore
+
+
+def _gradients(work: Workload) -> Restore:
+    parameters = {id(p): p for group in work.optimizer.param_groups for p in group["params"]}
+    parameters |= {id(p): p for p in work.model.parameters()}
+    gradients = [(parameter, parameter.grad) for parameter in parameters.values()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+
+    def restore() -> None:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+    return restore
+
+
+def _attributes(thing: Any, keep: _Keeper | None = None, skip: tuple[str, ...] = ()) -> Restore:
+    """Take down an object's attributes: what is bound, what plain containers hold, how far generators are.
+
+    ``keep``: None leaves tensors' contents alone (a dataset's tensors are data, not state).
+    """
+    attributes = {name: value for name, value in vars_of(thing).items() if name not in skip}
+    contents = [restore for value in attributes.values() if (restore := _content(value, keep)) is not None]
+
+    def restore() -> None:
+        # Through the dictionary: a DataLoader refuses to have its parts set, even to what they are.
+        _refill(vars_of(thing), {name: vars_of(thing)[name] for name in skip if name in vars_of(thing)} | attributes)
+        for restore_content in contents:
+            restore_content()
+
+    return restore
+
+
+def _content(value: Any, keep: _Keeper | None) -> Restore | None:
+    if isinstance(value, Tensor):
+        return keep(value) if keep is not None else None
+    if isinstance(value, dict):
+        return _mapping_content(value)
+    if isinstance(value, list | deque | set):
+        return partial(_replace, value, list(value))
+    return _generator(value)
+
+
+def _mapping_content(mapping: dict[Any, Any]) -> Restore:
+    held = dict(mapping)
+    inner = [_mapping_content(value) for value in held.values() if isinstance(value, dict)]
+
+    def restore() -> None:
+        _refill(mapping, held)
+        for restore_inner in inner:
+            restore_inner()
+
+    return restore
+
+
+def _replace(container: Any, items: Iterable[Any]) -> None:
+    container.clear()
+    (container.update if isinstance(container, set) else container.extend)(items)
+
+
+def _refill(mapping: Any, items: dict[Any, Any]) -> None:
+    mapping.clear()
+    mapping.update(items)
+
+
+def _generator(value: Any) -> Restore | None:
+    """Take down how far a random generator is; None for anything else."""
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, random.Random):
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", copy.deepcopy(value.bit_generator.state))
+    return None
+
+
+def _rng() -> Restore:
+    """Take down the global random states: Python, numpy, torch, every accelerator in use."""
+    states: list[Restore] = [
+        partial(random.setstate, random.getstate()),
+        partial(np.random.set_state, np.random.get_state()),
+        partial(torch.set_rng_state, torch.get_rng_state()),
+    ]
+    if (accelerator := _accelerator_in_use()) is not None:
+        states.append(partial(accelerator.set_rng_state_all, accelerator.get_rng_state_all()))
+
+    def restore() -> None:
+        for restore_state in states:
+            restore_state()
+
+    return restore
+
+
+def _accelerator_in_use() -> Any:
+    # Asking an accelerator that nobody uses for its state would start it, which costs seconds and memory.
+    if not torch.accelerator.is_available():
+        return None
+    module = torch.get_device_module(torch.accelerator.current_accelerator())
+    in_use = not hasattr(module, "is_initialized") or module.is_initialized()
+    return module if in_use and hasattr(module, "get_rng_state_all") else None
+
+
+def _data(part: Any) -> Restore:
+    restore = _attributes(part)
+    if isinstance(part, DataLoader) and part.persistent_workers:
+        # Workers that outlive an epoch have random states of their own: the body starts others.
+        part._iterator = None
+    return restore
+
+
+def _parts(loader: Any) -> list[Any]:
+    """Return the objects behind a loader whose attributes can move while it is read."""
+    found: dict[int, Any] = {}
+    waiting = [loader]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list | tuple):
+            waiting += part
+        elif id(part) not in found and vars_of(part):
+            found[id(part)] = part
+            names = ("data_loader", "dataset", "datasets", "sampler", "batch_sampler", "transform", "transforms")
+            waiting += [value for name in names if (value := vars_of(part).get(name)) is not None]
+    return list(found.values())

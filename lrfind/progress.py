@@ -1,0 +1,45 @@
+"""One progress bar for every stage, loaded only when it is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Bar:
+    """A tqdm bar, or nothing at all.
+
+    Args:
+        label: What is being done.
+        total: Number of steps.
+        shown: False shows nothing and loads nothing.
+    """
+
+    def __init__(self, label: str, total: int, *, shown: bool) -> None:
+        self._bar: Any = None
+        if shown:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, desc=label, unit="step", dynamic_ncols=True, leave=True)
+
+    def advance(self, note: str = "") -> None:
+        """One step further, with a short note behind the bar."""
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update()
+
+    def write(self, line: str) -> None:
+        """Print a line above the bar; nothing where the bar is not shown."""
+        if self._bar is not None:
+            self._bar.write(line)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

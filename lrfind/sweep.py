@@ -1,0 +1,302 @@
+"""The learning-rate range test: the training step itself, under a learning rate that climbs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lrfind.baseline import constant_loss
+from lrfind.batches import endless, rewinds
+from lrfind.curve import MIN_POINTS, LRCurve, Status
+from lrfind.groups import get_momentum, lr_ratios, set_lr, set_momentum
+from lrfind.preserve import Where, preserve
+from lrfind.progress import Bar
+from lrfind.stopping import StopRule
+from lrfind.workload import Workload
+
+StepMode = Literal["exp", "linear"]
+Rates = float | Sequence[float]
+OnPoint = Callable[[float, float], Any]
+
+# The momentum at which OneCycleLR holds its peak, by default.
+CYCLE_MOMENTUM = 0.85
+MIN_ITER = 10
+# Losses stay on an accelerator until so many are there: one wait for the device in place of ten.
+BLOCK = 10
+# Overflows in a row after which the grad scaler is not going to find a scale that works.
+MAX_SKIPS = 50
+# Batches whose targets tell what a constant predictor would get.
+TARGET_BATCHES = 50
+
+
+def range_test(
+    work: Workload,
+    *,
+    start_lr: Rates = 1e-7,
+    end_lr: Rates = 10.0,
+    num_iter: int = 100,
+    step_mode: StepMode = "exp",
+    stop_factor: float = 2.0,
+    momentum: float | None = CYCLE_MOMENTUM,
+    val_batches: int | Literal["all"] | None = None,
+    repeats: int = 1,
+    snapshot: Where = "device",
+    on_point: OnPoint | None = None,
+    progress: bool = True,
+) -> LRCurve:
+    """Sweep the learning rate over a workload and record the loss; the workload is left bit for bit as it was.
+
+    Args:
+        work: What to train. It is stepped exactly as training will step it: clipping, accumulation, autocast.
+        start_lr: Learning rate of the first step. One number is the rate of the group with the largest lr, and
+            the others keep their ratio to it; a list gives each group its own.
+        end_lr: Learning rate of the last step, likewise.
+        num_iter: Optimizer steps to plan, at least 10; a loader that is shorter is read again from its start.
+        step_mode: ``"exp"``: equal ratios between steps; ``"linear"``: equal differences.
+        stop_factor: How many times its fall the loss may rise again before the sweep stops
+            (``lrfind.stopping.StopRule``); ``math.inf`` goes on to ``end_lr``, NaN apart.
+        momentum: Momentum (beta1) during the sweep. Default: 0.85, what OneCycleLR has at its peak, also where
+            the optimizer's own is 0, since the cycle will turn it on. None: the optimizer's own.
+        val_batches: None records the training loss of each step. ``"all"``, or a number of batches, records the
+            mean validation loss after each step instead (the first so many batches of ``val_loader``).
+        repeats: Number of sweeps from the same state on other batches; the further ones are ``replicates`` of
+            the curve, and their spread becomes the suggestion's uncertainty.
+        snapshot: ``"cpu"`` keeps the copy of model and optimizer off the accelerator.
+        on_point: Called as ``on_point(lr, loss)`` after each recorded point, for instance to draw it; the sweep
+            ends early, as ``"interrupted"``, when it returns True.
+        progress: Show a progress bar.
+
+    Returns:
+        An ``LRCurve`` of raw losses and the rates really used. A step that the grad scaler skips gives no point:
+        its rate is tried again on the next batch.
+
+    Raises:
+        ValueError: For settings out of range, before any step.
+        KeyboardInterrupt: On Ctrl-C, everything restored; the points so far are its attribute ``curve``.
+
+    Source:
+        Smith, arXiv:1506.01186, section 3.3; the exponential form is Gugger's.
+
+    >>> from torch import nn
+    >>> model = nn.Linear(3, 1)
+    >>> batches = [(x, x.sum(dim=1, keepdim=True)) for x in torch.randn(20, 16, 3)]
+    >>> work = Workload(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), batches)
+    >>> curve = range_test(work, start_lr=1e-4, progress=False)
+    >>> curve.status, curve.lr[0], curve.loss.dtype.name
+    ('diverged', 0.0001, 'float64')
+    """
+    rates = _rates(work, start_lr, end_lr, num_iter, step_mode)
+    _check(work, momentum, val_batches, repeats)
+    curves: list[LRCurve] = []
+    with (
+        preserve(work, snapshot) as start,
+        work.training(),
+        Bar("range test", num_iter * repeats, shown=progress) as bar,
+    ):
+        for repeat in range(repeats):
+            if repeat:
+                start.restore(data=False)
+            if momentum is not None:
+                _override_momentum(work, momentum)
+            sweep = _Sweep(work, rates, StopRule(stop_factor), val_batches, on_point, bar)
+            try:
+                sweep.run()
+            except KeyboardInterrupt as stop:
+                sweep.status = "interrupted"
+                stop.curve = sweep.curve(step_mode)  # type: ignore[attr-defined]
+                raise
+            curves.append(sweep.curve(step_mode))
+    first, *others = curves
+    return replace(first, replicates=tuple(others))
+
+
+class _Sweep:
+    """One sweep in progress: steps the workload, reads the losses, decides when to stop."""
+
+    def __init__(
+        self,
+        work: Workload,
+        rates: NDArray[np.float64],
+        rule: StopRule,
+        val_batches: int | Literal["all"] | None,
+        on_point: OnPoint | None,
+        bar: Bar,
+    ) -> None:
+        self.work = work
+        self.rates = rates
+        self.rule = rule
+        self.val_batches = val_batches
+        self.on_point = on_point
+        self.bar = bar
+        self.status: Status = "range end"
+        self.losses: list[float] = []
+        self.targets: list[Any] = []
+        self._unread: list[Tensor | float] = []
+        self._block = 1 if work.device.type == "cpu" else BLOCK
+
+    def run(self) -> None:
+        """Step through the rates until the last, a verdict of the stop rule, or the caller's word."""
+        work = self.work
+        groups = endless(work.batches(), work.accumulation_steps)
+        point = skips = 0
+        while point < self.rates.shape[1]:
+            for group, lr in zip(work.optimizer.param_groups, self.rates[:, point].tolist(), strict=True):
+                set_lr(group, lr)
+            batches = next(groups)
+            result = work.step(batches)
+            if not result.stepped:
+                skips += 1
+                if skips > MAX_SKIPS:
+                    self.status = "non-finite"
+                    return
+                continue
+            skips = 0
+            point += 1
+            self._keep_targets(batches)
+            self._unread.append(result.loss if self.val_batches is None else self._validation_loss())
+            if (len(self._unread) >= self._block or point == self.rates.shape[1]) and self._read():
+                return
+
+    def _validation_loss(self) -> float:
+        most = None if self.val_batches == "all" else self.val_batches
+        assert not isinstance(most, str), "checked before the sweep"
+        return self.work.evaluate(max_batches=most, metrics=False)["loss"]
+
+    def _read(self) -> bool:
+        """Bring the losses of a block home; True if the sweep is over. What lies behind the stop is dropped."""
+        unread = self._unread
+        tensors = [loss for loss in unread if isinstance(loss, Tensor)]
+        losses = torch.stack(tensors).tolist() if len(tensors) > 1 else [float(loss) for loss in unread]
+        unread.clear()
+        for loss in losses:
+            lr = float(self.rates[:, len(self.losses)].max())
+            self.losses.append(loss)
+            self.bar.advance(f"lr {lr:.1e}, loss {loss:.4g}")
+            verdict = self.rule.after(loss)
+            if verdict is not None:
+                self.status = verdict
+                return True
+            if self.on_point is not None and self.on_point(lr, loss) is True:
+                self.status = "interrupted"
+                return True
+        return False
+
+    def _keep_targets(self, batches: Sequence[Any]) -> None:
+        if self.work.criterion is not None and len(self.targets) < TARGET_BATCHES:
+            self.targets += [targets for _, targets in batches]
+
+    def curve(self, step_mode: StepMode) -> LRCurve:
+        """Return the points recorded so far."""
+        work, points = self.work, len(self.losses)
+        reference = int(self.rates[:, -1].argmax())
+        facts: dict[str, Any] = {
+            "start_lr": self.rates[reference, 0],
+            "end_lr": self.rates[reference, -1],
+            "num_iter": self.rates.shape[1],
+            "step_mode": step_mode,
+            "momentum": get_momentum(work.optimizer.param_groups[0]),
+            "optimizer": type(work.optimizer).__name__,
+            "batch_size": work.batch_size,
+            "accumulation_steps": work.accumulation_steps,
+            "loss": "training" if self.val_batches is None else "validation",
+            "notes": [],
+        }
+        if (constant := constant_loss(work.criterion, self.targets)) is not None:
+            facts["constant_loss"] = constant
+        if work.train_loader is not None and not rewinds(work.train_loader):
+            facts["notes"].append(
+                f"The loader reads a stream that cannot be rewound: training will not see the batches of these "
+                f"{points} steps again."
+            )
+        return LRCurve(
+            self.rates[reference, :points],
+            self.losses,
+            "too few points" if self.status == "diverged" and points < MIN_POINTS else self.status,
+            group_lrs=self.rates[:, :points],
+            facts=facts,
+        )
+
+
+def _override_momentum(work: Workload, momentum: float) -> None:
+    for group in work.optimizer.param_groups:
+        if get_momentum(group) is not None:
+            set_momentum(work.optimizer, group, momentum)
+
+
+def _rates(
+    work: Workload, start_lr: Rates, end_lr: Rates, num_iter: int, step_mode: StepMode
+) -> NDArray[np.float64]:
+    """Return the rate of every parameter group at every step, shape ``(groups, num_iter)``, as it will be used."""
+    if not isinstance(num_iter, int) or isinstance(num_iter, bool) or not num_iter >= MIN_ITER:
+        raise ValueError(
+            f"num_iter must be a whole number of at least {MIN_ITER}; got {num_iter!r}. "
+            "It counts optimizer steps; 100 is usual, fewer than 50 say little."
+        )
+    if step_mode not in get_args(StepMode):
+        raise ValueError(
+            f"step_mode must be 'exp' or 'linear'; got {step_mode!r}. 'exp' spends as many steps on each decade."
+        )
+    starts, ends = _per_group(work, "start_lr", start_lr), _per_group(work, "end_lr", end_lr)
+    for start, end in zip(starts, ends, strict=True):
+        if not (0 < start < end < math.inf or start == end == 0):
+            raise ValueError(
+                "start_lr must be above 0 and below a finite end_lr; "
+                f"got start_lr={start!r}, end_lr={end!r}. The sweep goes upwards: swap or widen them "
+                "(1e-7 to 10 suits nearly everything)."
+            )
+    along = np.linspace(0.0, 1.0, num_iter)
+    rows = []
+    for group, start, end in zip(work.optimizer.param_groups, starts, ends, strict=True):
+        row = start + (end - start) * along if step_mode == "linear" else _geometric(start, end, along)
+        row[0], row[-1] = start, end
+        if isinstance(group["lr"], Tensor):  # it will hold the rate in its own precision
+            row = torch.from_numpy(row).to(group["lr"].dtype).double().numpy()
+        rows.append(row)
+    return np.stack(rows)
+
+
+def _geometric(start: float, end: float, along: NDArray[np.float64]) -> NDArray[np.float64]:
+    return start * (end / start) ** along if start > 0 else np.zeros_like(along)  # a group frozen at rate 0
+
+
+def _per_group(work: Workload, name: str, rates: Rates) -> list[float]:
+    groups = len(work.optimizer.param_groups)
+    if isinstance(rates, Sequence):
+        if len(rates) != groups:
+            raise ValueError(
+                f"{name} must be one number or a list with one per parameter group; got {len(rates)} for {groups} "
+                "groups. Pass one number to keep the groups' ratios."
+            )
+        return [float(rate) for rate in rates]
+    return [float(rates) * ratio for ratio in lr_ratios(work.optimizer)]
+
+
+def _check(
+    work: Workload, momentum: float | None, val_batches: int | Literal["all"] | None, repeats: int
+) -> None:
+    if momentum is not None and not 0 <= momentum < 1:
+        raise ValueError(
+            f"momentum must be at least 0 and below 1, or None; got {momentum!r}. "
+            "The default is the momentum at a cycle's peak; None keeps the optimizer's own."
+        )
+    if not isinstance(repeats, int) or not repeats >= 1:
+        raise ValueError(f"repeats must be a whole number of at least 1; got {repeats!r}. It counts sweeps.")
+    if val_batches is None:
+        return
+    if val_batches != "all" and not (isinstance(val_batches, int) and val_batches >= 1):
+        raise ValueError(
+            f"val_batches must be 'all', a number of batches of at least 1, or None; got {val_batches!r}. "
+            "None records the training loss."
+        )
+    if work.val_loader is None:
+        raise ValueError(
+            f"val_batches needs a val_loader; got val_batches={val_batches!r} and no val_loader. "
+            "Pass val_loader to Workload, or leave val_batches out."
+        )

@@ -1,0 +1,370 @@
+"""What is trained, and how one optimizer step is taken. The range test and the training run both step here."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from lrfind.batches import Batch, batch_size, fast, to_device
+from lrfind.metrics import Metric
+
+LossFn = Callable[[nn.Module, Batch], "Tensor | tuple[Tensor, Any, Any]"]
+
+
+class StepResult(NamedTuple):
+    """Outcome of one optimizer step."""
+
+    loss: Tensor  # 0-d, detached, on the device: mean over the step's samples
+    stepped: bool  # False when the grad scaler found an overflow and left the weights alone
+
+
+@dataclass(eq=False)
+class Workload:
+    """A model, its optimizer, its loss and its data: all that a training step needs.
+
+    Args:
+        model: Any module. A submodule left in eval mode (a frozen BatchNorm) stays so while the model itself is
+            in train mode; a model that is in eval mode as a whole is put into train mode for the run.
+        optimizer: Any torch optimizer that steps without a closure and holds parameters of the model.
+        criterion: Called as ``criterion(model(inputs), targets)`` on batches ``(inputs, targets)``; a mean over
+            the batch. Give this or ``loss_fn``.
+        train_loader: Any iterable of batches that can be iterated again: a ``DataLoader``, a list of batches, a
+            ``TrainDataLoaderIter`` of torch-lr-finder.
+        val_loader: The same for validation; None for none.
+        loss_fn: Called as ``loss_fn(model, batch)`` for everything else (dict batches, several inputs, a loss
+            made inside the model); the batch is on the device already. Returns the loss, or
+            ``(loss, outputs, targets)`` of which the last two go to the metrics.
+        device: Where to train; the model is moved there. Default: where the model is.
+        amp_dtype: ``torch.bfloat16`` or ``torch.float16`` to run forward passes under autocast. Default: off.
+        grad_scaler: A ``torch.amp.GradScaler``, as float16 wants one. Default: none.
+        accumulation_steps: Batches per optimizer step, at least 1. Their losses count by their sizes, so the
+            gradient is that of one large batch.
+        clip_grad_norm: Largest norm of the gradient over the optimizer's parameters. Default: no clipping.
+        metrics: Name to object with ``update(outputs, targets)``, ``compute()`` and ``reset()`` (torchmetrics
+            fits), for validation. Default: accuracy (0 to 1) for ``nn.CrossEntropyLoss``, else none.
+
+    Raises:
+        ValueError: For anything of the above that cannot work, before any training.
+
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> model = nn.Linear(4, 1)
+    >>> data = TensorDataset(torch.randn(64, 4), torch.randn(64, 1))
+    >>> work = Workload(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), DataLoader(data, 16))
+    >>> work.device.type, work.batch_size
+    ('cpu', 16)
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    criterion: Callable[[Any, Any], Tensor] | None = None
+    train_loader: Iterable[Batch] | None = None
+    val_loader: Iterable[Batch] | None = None
+    _: KW_ONLY
+    loss_fn: LossFn | None = None
+    device: torch.device | str | None = None  # type: ignore[assignment]  # always a torch.device once built
+    amp_dtype: torch.dtype | None = None
+    grad_scaler: torch.amp.GradScaler | None = None
+    accumulation_steps: int = 1
+    clip_grad_norm: float | None = None
+    metrics: Mapping[str, Metric] | None = None
+    _parameters: list[Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._check_loss()
+        self._check_optimizer()
+        self._check_settings()
+        self._check_loaders()
+        self.metrics = self._checked_metrics()
+        where = next(self.model.parameters()).device
+        self.device: torch.device = where if self.device is None else torch.device(self.device)
+        if self.device != where:
+            self.model.to(self.device)
+        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _check_loss(self) -> None:
+        if (self.criterion is None) == (self.loss_fn is None):
+            given = "neither" if self.criterion is None else "both"
+            raise ValueError(
+                f"Workload takes either criterion or loss_fn; got {given}. Pass criterion=nn.CrossEntropyLoss() (or "
+                "another loss of outputs and targets) for batches (inputs, targets), or "
+                "loss_fn=lambda model, batch: ... for everything else."
+            )
+        name, given_loss = ("loss_fn", self.loss_fn) if self.criterion is None else ("criterion", self.criterion)
+        if isinstance(given_loss, type) or not callable(given_loss):
+            raise ValueError(
+                f"{name} must be something to call, such as an instance of nn.CrossEntropyLoss; got {given_loss!r}. "
+                "Pass an instance (nn.CrossEntropyLoss(), with brackets) or a function."
+            )
+        if self.accumulation_steps != 1 and getattr(self.criterion, "reduction", "mean") != "mean":
+            raise ValueError(
+                "accumulation_steps > 1 averages the losses of its batches, so criterion must have "
+                f"reduction='mean'; got reduction={self.criterion.reduction!r}. "  # type: ignore[union-attr]
+                "Use reduction='mean', or divide by the batch size in a loss_fn."
+            )
+
+    def _check_optimizer(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise ValueError(f"model must be a torch.nn.Module; got {type(self.model).__name__}. Wrap it in one.")
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise ValueError(
+                f"optimizer must be a torch.optim.Optimizer; got {type(self.optimizer).__name__}. "
+                "Pass an instance, such as torch.optim.SGD(model.parameters(), lr=0.1)."
+            )
+        parameters = list(self.model.parameters())
+        if any(isinstance(p, UninitializedParameter) for p in parameters):
+            raise ValueError(
+                "model has lazy parameters that are not initialized yet; got at least one UninitializedParameter. "
+                "Run one batch through the model, then build the optimizer and the Workload."
+            )
+        of_model = {id(p) for p in parameters}
+        if not any(id(p) in of_model for group in self.optimizer.param_groups for p in group["params"]):
+            raise ValueError(
+                "optimizer must hold parameters of the model; got an optimizer of "
+                f"{sum(len(group['params']) for group in self.optimizer.param_groups)} parameters of which none "
+                f"belongs to this {type(self.model).__name__}. Build it from this model: "
+                "torch.optim.SGD(model.parameters(), lr=0.1)."
+            )
+        closure = inspect.signature(type(self.optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ValueError(
+                f"optimizer must step without a closure; got {type(self.optimizer).__name__}, whose step() evaluates "
+                "the loss several times and searches its own step length, so a sweep of the learning rate says "
+                "nothing about it. Use SGD, AdamW or another first-order optimizer."
+            )
+
+    def _check_settings(self) -> None:
+        steps = self.accumulation_steps
+        if not isinstance(steps, int) or isinstance(steps, bool) or not steps >= 1:
+            raise ValueError(
+                f"accumulation_steps must be a whole number of at least 1; got {steps!r}. "
+                "It counts batches per optimizer step: 1 turns accumulation off."
+            )
+        if self.clip_grad_norm is not None and not 0 < self.clip_grad_norm < math.inf:
+            raise ValueError(
+                f"clip_grad_norm must be a finite number above 0; got {self.clip_grad_norm!r}. "
+                "Pass None to turn clipping off."
+            )
+        if self.amp_dtype not in (None, torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"amp_dtype must be torch.bfloat16, torch.float16 or None; got {self.amp_dtype!r}. "
+                "None trains in the model's own precision."
+            )
+
+    def _check_loaders(self) -> None:
+        for name, loader in (("train_loader", self.train_loader), ("val_loader", self.val_loader)):
+            if loader is None:
+                continue
+            if not hasattr(loader, "__iter__"):
+                raise ValueError(
+                    f"{name} must be an iterable of batches that can be iterated again; got "
+                    f"{type(loader).__name__}. Pass a DataLoader, or a list of batches."
+                )
+            if _length(loader) == 0:
+                raise ValueError(
+                    f"{name} must yield at least one batch; got one of length 0. "
+                    "Check that the dataset is not empty and that drop_last does not drop its only batch."
+                )
+
+    def _checked_metrics(self) -> dict[str, Metric]:
+        if self.metrics is None:
+            from lrfind.metrics import Accuracy
+
+            return {"accuracy": Accuracy()} if isinstance(self.criterion, nn.CrossEntropyLoss) else {}
+        for name, metric in self.metrics.items():
+            if name == "loss" or not isinstance(metric, Metric):
+                raise ValueError(
+                    "metrics must map names other than 'loss' to objects with update, compute and reset; got "
+                    f"{name!r}: {metric!r}. Rename it, or wrap the function in such an object (torchmetrics fits)."
+                )
+        return dict(self.metrics)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples per batch where the training loader says so, else None."""
+        size = getattr(self.train_loader, "batch_size", None)
+        return size if isinstance(size, int) else None
+
+    def batches(self) -> Iterable[Batch]:
+        """Return the training batches, read the fastest way that changes nothing (``lrfind.batches.fast``).
+
+        Raises:
+            ValueError: If the workload has no ``train_loader``.
+        """
+        if self.train_loader is None:
+            raise ValueError(
+                "train_loader is needed to take steps; got None. "
+                "Pass it to Workload(model, optimizer, criterion, train_loader)."
+            )
+        return fast(self.train_loader)
+
+    def step(self, group: Sequence[Batch]) -> StepResult:
+        """Take one optimizer step on a group of batches (``lrfind.batches.epoch``): the mean over its samples.
+
+        Raises:
+            ValueError: If the loss is no scalar or carries no gradient.
+        """
+        self.optimizer.zero_grad()
+        total: Tensor | None = None
+        for batch, (samples, of) in zip(group, _shares(group), strict=True):
+            loss = self._training_loss(batch)
+            if of != 1:
+                loss = loss * samples / of
+            (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None, "a group holds at least one batch"
+        return StepResult(total, self._update())
+
+    def _update(self) -> bool:
+        scaler = self.grad_scaler
+        if self.clip_grad_norm is not None:
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self.clip_grad_norm)
+        if scaler is None:
+            self.optimizer.step()
+            return True
+        scale = scaler.get_scale()
+        scaler.step(self.optimizer)
+        scaler.update()
+        # The scale falls on a skipped step and at no other time. Asking the optimizer instead would be wrong for
+        # fused ones, whose step() runs either way.
+        return scaler.get_scale() >= scale
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Any, Any]:
+        """Return loss, outputs and targets of one batch (the last two None where ``loss_fn`` gives a loss only).
+
+        Raises:
+            ValueError: If the batch is no pair ``(inputs, targets)`` and there is no ``loss_fn``.
+        """
+        batch = to_device(batch, self.device)
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            if self.criterion is None:
+                assert self.loss_fn is not None, "checked when the workload was built"
+                result = self.loss_fn(self.model, batch)
+                return result if isinstance(result, tuple) else (result, None, None)
+            inputs, targets = _pair(batch)
+            outputs = self.model(inputs)
+            return self.criterion(outputs, targets), outputs, targets
+
+    def _training_loss(self, batch: Batch) -> Tensor:
+        loss = self.forward(batch)[0]
+        if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            source = "loss_fn" if self.criterion is None else "criterion"
+            raise ValueError(
+                f"the loss must be a scalar tensor with a gradient; got {_describe(loss)} from {source}. Reduce it to "
+                "one number (loss.mean(), reduction='mean'), keep it a tensor (no .item(), no .detach()), and check "
+                "that the model's parameters require gradients."
+            )
+        return loss
+
+    @torch.no_grad()
+    def evaluate(
+        self, loader: Iterable[Batch] | None = None, *, max_batches: int | None = None, metrics: bool = True
+    ) -> dict[str, float]:
+        """Return the mean loss per sample, and the metrics, over a loader in eval mode.
+
+        Args:
+            loader: What to evaluate on. Default: ``val_loader``.
+            max_batches: Read only so many batches from its start. Default: all.
+            metrics: Whether to compute the metrics as well.
+
+        Returns:
+            ``{"loss": ..., name: ...}``. Every submodule is in its former train/eval mode again.
+
+        Raises:
+            ValueError: If there is no loader or it yields no batch.
+        """
+        loader = self.val_loader if loader is None else loader
+        if loader is None:
+            raise ValueError("val_loader is needed to evaluate; got None. Pass it to Workload, or to evaluate().")
+        chosen = self.metrics if metrics and self.metrics else {}
+        for metric in chosen.values():
+            metric.reset()
+            if isinstance(metric, nn.Module):
+                metric.to(self.device)
+        losses: list[Tensor] = []
+        sizes: list[int] = []
+        with modes_restored(self.model):
+            self.model.eval()
+            for batch in islice(fast(loader), max_batches):
+                loss, outputs, targets = self.forward(batch)
+                losses.append(loss.detach())
+                sizes.append(batch_size(batch))
+                for metric in chosen.values():
+                    metric.update(outputs, targets)
+        if not losses:
+            raise ValueError(
+                f"val_loader must yield at least one batch; got none from {loader!r}. Check that its dataset is not "
+                "empty, and that it is no generator, which ends after one pass."
+            )
+        # One transfer for the whole pass, and a sum that does not depend on the device's precision.
+        values = torch.stack(losses).tolist()
+        mean = math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
+        return {"loss": mean} | {name: float(metric.compute()) for name, metric in chosen.items()}
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Put a model that is in eval mode as a whole into train mode; on exit every mode is as it was."""
+        with modes_restored(self.model):
+            if not self.model.training:
+                self.model.train()
+            yield
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Give every submodule its own train/eval mode back on exit, error or not."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _shares(group: Sequence[Batch]) -> list[tuple[int, int]]:
+    # (samples, of): the share of each batch in the step's mean. Equal batches divide by their number, which is
+    # what a hand-written loop does, to the last bit.
+    if len(group) == 1:
+        return [(1, 1)]
+    sizes = [batch_size(batch) for batch in group]
+    if len(set(sizes)) == 1:
+        return [(1, len(group))] * len(group)
+    return [(size, sum(sizes)) for size in sizes]
+
+
+def _pair(batch: Batch) -> tuple[Any, Any]:
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    given = f"a {type(batch).__name__}"
+    if isinstance(batch, tuple | list):
+        given += f" of {len(batch)} parts"
+    elif isinstance(batch, dict):
+        given += f" with keys {sorted(map(str, batch))}"
+    raise ValueError(
+        f"with criterion, a batch must be a pair (inputs, targets); got {given}. Use loss_fn in place of criterion: "
+        "Workload(model, optimizer, train_loader=..., loss_fn=lambda model, batch: "
+        'F.cross_entropy(model(batch["image"]), batch["label"])).'
+    )
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)}" + ("" if value.requires_grad else " without gradient")
+
+
+def _length(loader: Iterable[Batch]) -> int | None:
+    try:
+        return len(loader)  # type: ignore[arg-type]  # the TypeError of a loader without length is the answer
+    except TypeError:
+        return None
