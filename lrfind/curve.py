@@ -25,6 +25,11 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 MIN_POINTS = 10
 """Fewer points than this say nothing about the shape of a loss curve."""
 
+
+class NoSuggestion(ValueError):
+    """A curve from which no learning rate can be read; the message says why and what to change."""
+
+
 _FORMAT = "lrfind curve"
 _VERSION = 1
 
