@@ -47,7 +47,7 @@ def _entropy(criterion: nn.CrossEntropyLoss, targets: Sequence[Tensor]) -> float
     if criterion.label_smoothing or any(target.is_floating_point() for target in targets):
         return None
     classes = torch.cat([target.reshape(-1) for target in targets])
-    _, counts = classes[classes != criterion.ignore_index].unique(return_counts=True)
+    _, counts = torch.unique(classes[classes != criterion.ignore_index], return_counts=True)
     total = int(counts.sum())
     return -math.fsum(n / total * math.log(n / total) for n in counts.tolist()) if total else None
 

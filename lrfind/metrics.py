@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 
@@ -29,6 +28,7 @@ class Accuracy:
     takes them; ``targets``: class indices of shape ``(batch,)`` or ``(batch, ...)``. The count stays on the
     outputs' device until ``compute``, so an accelerator is not made to wait for each batch.
 
+    >>> import torch
     >>> accuracy = Accuracy()
     >>> accuracy.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
     >>> accuracy.compute()

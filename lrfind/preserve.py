@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lrfind.batches import vars_of
+from lrfind.position import loader_parts
+from lrfind.randomness import generator_state, random_states, set_generator_state, set_random_states
 from lrfind.workload import Workload
 
 Restore = Callable[[], None]
@@ -57,8 +57,8 @@ class Snapshot:
         if work.grad_scaler is not None:
             self._state.append(_attributes(work.grad_scaler, keep))
         self._data: list[Restore] = [
-            _rng(),
-            *(_data(part) for loader in (work.train_loader, work.val_loader) for part in _parts(loader)),
+            partial(set_random_states, random_states()),
+            *(_data(part) for loader in (work.train_loader, work.val_loader) for part in loader_parts(loader)),
         ]
 
     def restore(self, *, data: bool = True) -> None:
@@ -144,7 +144,7 @@ def _module(module: nn.Module, keep: _Keeper) -> Restore:
 
 def _optimizer(optimizer: torch.optim.Optimizer, keep: _Keeper) -> Restore:
     state = {parameter: _mapping(values, keep) for parameter, values in optimizer.state.items()}
-    holders = {parameter: values for parameter, values in optimizer.state.items()}
+    holders = dict(optimizer.state)
     groups = list(optimizer.param_groups)
     group_restores = [_mapping(group, keep, skip=("params",)) for group in groups]
     members = [list(group["params"]) for group in groups]
@@ -198,11 +198,14 @@ def _attributes(thing: Any, keep: _Keeper | None = None, skip: tuple[str, ...] =
     ``keep``: None leaves tensors' contents alone (a dataset's tensors are data, not state).
     """
     attributes = {name: value for name, value in vars_of(thing).items() if name not in skip}
-    contents = [restore for value in attributes.values() if (restore := _content(value, keep)) is not None]
+    contents = [content for value in attributes.values() if (content := _content(value, keep)) is not None]
 
     def restore() -> None:
         # Through the dictionary: a DataLoader refuses to have its parts set, even to what they are.
-        _refill(vars_of(thing), {name: vars_of(thing)[name] for name in skip if name in vars_of(thing)} | attributes)
+        _refill(
+            vars_of(thing),
+            {name: vars_of(thing)[name] for name in skip if name in vars_of(thing)} | attributes,
+        )
         for restore_content in contents:
             restore_content()
 
@@ -216,7 +219,9 @@ def _content(value: Any, keep: _Keeper | None) -> Restore | None:
         return _mapping_content(value)
     if isinstance(value, list | deque | set):
         return partial(_replace, value, list(value))
-    return _generator(value)
+    if (state := generator_state(value)) is not None:
+        return partial(set_generator_state, value, state)
+    return None
 
 
 def _mapping_content(mapping: dict[Any, Any]) -> Restore:
@@ -241,63 +246,9 @@ def _refill(mapping: Any, items: dict[Any, Any]) -> None:
     mapping.update(items)
 
 
-def _generator(value: Any) -> Restore | None:
-    """Take down how far a random generator is; None for anything else."""
-    if isinstance(value, torch.Generator):
-        return partial(value.set_state, value.get_state())
-    if isinstance(value, random.Random):
-        return partial(value.setstate, value.getstate())
-    if isinstance(value, np.random.RandomState):
-        return partial(value.set_state, value.get_state())
-    if isinstance(value, np.random.Generator):
-        return partial(setattr, value.bit_generator, "state", copy.deepcopy(value.bit_generator.state))
-    return None
-
-
-def _rng() -> Restore:
-    """Take down the global random states: Python, numpy, torch, every accelerator in use."""
-    states: list[Restore] = [
-        partial(random.setstate, random.getstate()),
-        partial(np.random.set_state, np.random.get_state()),
-        partial(torch.set_rng_state, torch.get_rng_state()),
-    ]
-    if (accelerator := _accelerator_in_use()) is not None:
-        states.append(partial(accelerator.set_rng_state_all, accelerator.get_rng_state_all()))
-
-    def restore() -> None:
-        for restore_state in states:
-            restore_state()
-
-    return restore
-
-
-def _accelerator_in_use() -> Any:
-    # Asking an accelerator that nobody uses for its state would start it, which costs seconds and memory.
-    if not torch.accelerator.is_available():
-        return None
-    module = torch.get_device_module(torch.accelerator.current_accelerator())
-    in_use = not hasattr(module, "is_initialized") or module.is_initialized()
-    return module if in_use and hasattr(module, "get_rng_state_all") else None
-
-
 def _data(part: Any) -> Restore:
     restore = _attributes(part)
     if isinstance(part, DataLoader) and part.persistent_workers:
         # Workers that outlive an epoch have random states of their own: the body starts others.
         part._iterator = None
     return restore
-
-
-def _parts(loader: Any) -> list[Any]:
-    """Return the objects behind a loader whose attributes can move while it is read."""
-    found: dict[int, Any] = {}
-    waiting = [loader]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, list | tuple):
-            waiting += part
-        elif id(part) not in found and vars_of(part):
-            found[id(part)] = part
-            names = ("data_loader", "dataset", "datasets", "sampler", "batch_sampler", "transform", "transforms")
-            waiting += [value for name in names if (value := vars_of(part).get(name)) is not None]
-    return list(found.values())

@@ -34,7 +34,7 @@ class StopRule:
     >>> rule = StopRule(stop_factor=2.0)
     >>> losses = [2.3, 2.3, 2.2, 2.1, 1.8, 1.5, 1.2, 1.0, 0.9, 0.9, 1.5, 4.0, 9.0, 30.0]
     >>> [rule.after(loss) for loss in losses][-3:]
-    [None, 'diverged', 'diverged']
+    [None, None, 'diverged']
     """
 
     def __init__(self, stop_factor: float) -> None:

@@ -89,7 +89,7 @@ def range_test(
     >>> batches = [(x, x.sum(dim=1, keepdim=True)) for x in torch.randn(20, 16, 3)]
     >>> work = Workload(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), batches)
     >>> curve = range_test(work, start_lr=1e-4, progress=False)
-    >>> curve.status, curve.lr[0], curve.loss.dtype.name
+    >>> curve.status, float(curve.lr[0]), curve.loss.dtype.name
     ('diverged', 0.0001, 'float64')
     """
     rates = _rates(work, start_lr, end_lr, num_iter, step_mode)
@@ -230,9 +230,7 @@ def _override_momentum(work: Workload, momentum: float) -> None:
             set_momentum(work.optimizer, group, momentum)
 
 
-def _rates(
-    work: Workload, start_lr: Rates, end_lr: Rates, num_iter: int, step_mode: StepMode
-) -> NDArray[np.float64]:
+def _rates(work: Workload, start_lr: Rates, end_lr: Rates, num_iter: int, step_mode: StepMode) -> NDArray[np.float64]:
     """Return the rate of every parameter group at every step, shape ``(groups, num_iter)``, as it will be used."""
     if not isinstance(num_iter, int) or isinstance(num_iter, bool) or not num_iter >= MIN_ITER:
         raise ValueError(
@@ -278,9 +276,7 @@ def _per_group(work: Workload, name: str, rates: Rates) -> list[float]:
     return [float(rates) * ratio for ratio in lr_ratios(work.optimizer)]
 
 
-def _check(
-    work: Workload, momentum: float | None, val_batches: int | Literal["all"] | None, repeats: int
-) -> None:
+def _check(work: Workload, momentum: float | None, val_batches: int | Literal["all"] | None, repeats: int) -> None:
     if momentum is not None and not 0 <= momentum < 1:
         raise ValueError(
             f"momentum must be at least 0 and below 1, or None; got {momentum!r}. "

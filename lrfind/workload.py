@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lrfind.batches import Batch, batch_size, fast, to_device
-from lrfind.metrics import Metric
+from lrfind.metrics import Accuracy, Metric
 
 LossFn = Callable[[nn.Module, Batch], "Tensor | tuple[Tensor, Any, Any]"]
 
@@ -27,7 +26,6 @@ class StepResult(NamedTuple):
     stepped: bool  # False when the grad scaler found an overflow and left the weights alone
 
 
-@dataclass(eq=False)
 class Workload:
     """A model, its optimizer, its loss and its data: all that a training step needs.
 
@@ -63,32 +61,42 @@ class Workload:
     ('cpu', 16)
     """
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    criterion: Callable[[Any, Any], Tensor] | None = None
-    train_loader: Iterable[Batch] | None = None
-    val_loader: Iterable[Batch] | None = None
-    _: KW_ONLY
-    loss_fn: LossFn | None = None
-    device: torch.device | str | None = None  # type: ignore[assignment]  # always a torch.device once built
-    amp_dtype: torch.dtype | None = None
-    grad_scaler: torch.amp.GradScaler | None = None
-    accumulation_steps: int = 1
-    clip_grad_norm: float | None = None
-    metrics: Mapping[str, Metric] | None = None
-    _parameters: list[Tensor] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        criterion: Callable[[Any, Any], Tensor] | None = None,
+        train_loader: Iterable[Batch] | None = None,
+        val_loader: Iterable[Batch] | None = None,
+        *,
+        loss_fn: LossFn | None = None,
+        device: torch.device | str | None = None,
+        amp_dtype: torch.dtype | None = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        accumulation_steps: int = 1,
+        clip_grad_norm: float | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.criterion = criterion
+        self.train_loader = train_loader
+        self.val_loader = val_loader
+        self.loss_fn = loss_fn
+        self.amp_dtype = amp_dtype
+        self.grad_scaler = grad_scaler
+        self.accumulation_steps = accumulation_steps
+        self.clip_grad_norm = clip_grad_norm
         self._check_loss()
         self._check_optimizer()
         self._check_settings()
         self._check_loaders()
-        self.metrics = self._checked_metrics()
-        where = next(self.model.parameters()).device
-        self.device: torch.device = where if self.device is None else torch.device(self.device)
+        self.metrics = self._checked(metrics)
+        where = next(model.parameters()).device
+        self.device = where if device is None else torch.device(device)
         if self.device != where:
-            self.model.to(self.device)
-        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            model.to(self.device)
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def _check_loss(self) -> None:
         if (self.criterion is None) == (self.loss_fn is None):
@@ -174,18 +182,16 @@ class Workload:
                     "Check that the dataset is not empty and that drop_last does not drop its only batch."
                 )
 
-    def _checked_metrics(self) -> dict[str, Metric]:
-        if self.metrics is None:
-            from lrfind.metrics import Accuracy
-
+    def _checked(self, metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:
+        if metrics is None:
             return {"accuracy": Accuracy()} if isinstance(self.criterion, nn.CrossEntropyLoss) else {}
-        for name, metric in self.metrics.items():
+        for name, metric in metrics.items():
             if name == "loss" or not isinstance(metric, Metric):
                 raise ValueError(
                     "metrics must map names other than 'loss' to objects with update, compute and reset; got "
                     f"{name!r}: {metric!r}. Rename it, or wrap the function in such an object (torchmetrics fits)."
                 )
-        return dict(self.metrics)
+        return dict(metrics)
 
     @property
     def batch_size(self) -> int | None:
@@ -286,7 +292,7 @@ class Workload:
         loader = self.val_loader if loader is None else loader
         if loader is None:
             raise ValueError("val_loader is needed to evaluate; got None. Pass it to Workload, or to evaluate().")
-        chosen = self.metrics if metrics and self.metrics else {}
+        chosen = self.metrics if metrics else {}
         for metric in chosen.values():
             metric.reset()
             if isinstance(metric, nn.Module):
