@@ -1,0 +1,1 @@
+"""Measurements behind this project. Run from a clone: ``python -m experiments.NAME``."""

@@ -1,0 +1,40 @@
+"""Optimizers as the tasks name them, with the lr that a user would write without looking."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+
+from experiments.tasks.task import MakeOptimizer
+
+
+def sgd(momentum: float = 0.9, **settings: Any) -> MakeOptimizer:
+    """SGD with momentum at lr 0.1; with ``momentum=0`` OneCycle will turn momentum on."""
+    return partial(SGD, lr=0.1, momentum=momentum, **settings)
+
+
+def nesterov(**settings: Any) -> MakeOptimizer:
+    """SGD with Nesterov momentum at lr 0.1."""
+    return sgd(nesterov=True, **settings)
+
+
+def adam(**settings: Any) -> MakeOptimizer:
+    """Adam at lr 1e-3."""
+    return partial(Adam, lr=1e-3, **settings)
+
+
+def adamw(weight_decay: float = 0.01, **settings: Any) -> MakeOptimizer:
+    """AdamW at lr 1e-3."""
+    return partial(AdamW, lr=1e-3, weight_decay=weight_decay, **settings)
+
+
+def rmsprop(**settings: Any) -> MakeOptimizer:
+    """RMSprop at lr 1e-3, by default without momentum, which OneCycle will turn on."""
+    return partial(RMSprop, lr=1e-3, **settings)
+
+
+def adagrad(**settings: Any) -> MakeOptimizer:
+    """Adagrad at lr 1e-2: no momentum that OneCycle could turn on."""
+    return partial(Adagrad, lr=1e-2, **settings)
