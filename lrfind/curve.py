@@ -26,7 +26,7 @@ MIN_POINTS = 10
 """Fewer points than this say nothing about the shape of a loss curve."""
 
 
-class NoSuggestion(ValueError):
+class NoSuggestion(ValueError):  # noqa: N818  (an expected answer, not a fault)
     """A curve from which no learning rate can be read; the message says why and what to change."""
 
 
@@ -116,10 +116,7 @@ class LRCurve:
         losses += f", {finite.min():.4g} at best" if finite.size else ", never finite"
         repeats = f", {len(self.replicates)} replicates" if self.replicates else ""
         points = "1 point" if len(self) == 1 else f"{len(self)} points"
-        return (
-            f"LRCurve({points}, lr {self.lr[0]:.4g} to {self.lr[-1]:.4g}, {losses}, "
-            f"status {self.status!r}{repeats})"
-        )
+        return f"LRCurve({points}, lr {self.lr[0]:.4g} to {self.lr[-1]:.4g}, {losses}, status {self.status!r}{repeats})"
 
     def smoothed(self) -> NDArray[np.float64]:
         """Return the smoothed losses, shape ``(n,)``; nan from where the losses stay non-finite.
@@ -149,9 +146,7 @@ class LRCurve:
         """
         record = {"format": _FORMAT, "version": _VERSION, **_to_record(self)}
         # One key per line: readable, and a diff of two curves says which part differs.
-        lines = (
-            f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items()
-        )
+        lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items())
         target = Path(path)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
@@ -186,7 +181,7 @@ class LRCurve:
             raise ValueError(f"{path} is a damaged LRCurve file: {error!r}. Save the curve again.") from error
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a row per point: step, lr (``lr_0``, ``lr_1``, ... per group if several), loss, smoothed_loss."""
+        """Write a row per point: step, lr, loss, smoothed_loss; with several groups also lr_0, lr_1, ..."""
         several = len(self.group_lrs) > 1
         groups = [f"lr_{index}" for index in range(len(self.group_lrs))] if several else []
         columns = [self.lr, *(self.group_lrs if several else ()), self.loss, self.smoothed()]
@@ -260,7 +255,7 @@ def _check_rates(lr: NDArray[np.float64], groups: NDArray[np.float64]) -> None:
     if falls.any():
         step = int(np.argmax(falls))
         raise ValueError(
-            f"lr must never fall; got {float(lr[step])!r} and then {float(lr[step + 1])!r} at step {step + 1}. "
+            f"lr must never fall; got {float(lr[step])!r}, then {float(lr[step + 1])!r} at step {step + 1}. "
             "A range test goes upwards: swap start_lr and end_lr."
         )
     if not (np.isfinite(groups) & (groups >= 0)).all():

@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 def steepest(curve: LRCurve) -> float:
     """Return what ``LRFinder.plot`` of torch-lr-finder 0.2.2 suggests.
 
-    Losses smoothed by ``s = 0.05 * loss + 0.95 * s`` up to ``s > 5 * best``; without the first 10 and the last
-    5, the point where ``s`` falls most from step to step.
+    Losses smoothed by ``s = 0.05 * loss + 0.95 * s`` up to ``s > 5 * best``; without the first 10 and the
+    last 5, the point where ``s`` falls most from step to step.
 
     Faults: the average lags; the search goes on past the minimum; one nan spoils all later points, and the
     pick is then the point before it; the stop fails for losses at or below 0.
@@ -47,8 +47,8 @@ def ignite(curve: LRCurve) -> float:
 
     Smoothing and stop as `steepest`; the point before the minimum where ``s`` falls most from step to step.
 
-    Faults: as `steepest`, but never past the minimum. A nan counts as the minimum. (Its sweep also records each
-    rate one step late, which a curve from our sweep does not.)
+    Faults: as `steepest`, but never past the minimum. A nan counts as the minimum. (Its sweep also records
+    each rate one step late, which a curve from our sweep does not.)
 
     Raises:
         NoSuggestion: If the minimum is one of the first two points.
@@ -71,9 +71,9 @@ def lightning(curve: LRCurve) -> float:
     Losses averaged with 0.98 and corrected for the start by ``1 - 0.98 ** (i + 2)``, up to ``s > 4 * best``;
     without the first 10, the last, and all that is not finite, the point of the steepest fall per unit of lr.
 
-    Faults: the correction is one step off, so that each curve starts at 0.505 of its loss and rises; the slope
-    is by lr and not by log lr, which on an exponential sweep favours the smallest rates; losses at or below 0
-    stop it at once.
+    Faults: the correction is one step off, so that each curve starts at 0.505 of its loss and rises; the
+    slope is by lr and not by log lr, which on an exponential sweep favours the smallest rates; losses at or
+    below 0 stop it at once.
 
     Raises:
         NoSuggestion: If fewer than two points are left, where that tool returns None, or two neighbours have
@@ -102,14 +102,14 @@ def lightning(curve: LRCurve) -> float:
 
 
 def minimum(curve: LRCurve) -> float:
-    """Return what ``Learner.lr_find(suggest_funcs=minimum)`` of fastai 2.8.12 suggests: a tenth of the lr of the
-    minimum.
+    """Return what ``lr_find(suggest_funcs=minimum)`` of fastai 2.8.12 suggests: the lr of the minimum / 10.
 
-    Losses as in all rules of fastai here: averaged with 0.98, corrected for the start, up to ``s > 4 * best``;
-    without the first tenth of the planned steps (``facts["num_iter"]``, else the curve's length) and the last 5,
-    cut at the first nan.
+    Losses as in all rules of fastai here: averaged with 0.98, corrected for the start, up to ``s > 4 *
+    best``; without the first tenth of the planned steps (``facts["num_iter"]``, else the curve's length) and
+    the last 5, cut at the first nan.
 
-    Faults: the average lags, by more decades the fewer steps a decade has; losses at or below 0 stop it at once.
+    Faults: the average lags, by more decades the fewer steps a decade has; losses at or below 0 stop it at
+    once.
 
     Raises:
         NoSuggestion: If no point is left.
@@ -122,7 +122,7 @@ def minimum(curve: LRCurve) -> float:
 
 
 def steep(curve: LRCurve) -> float:
-    """Return what ``Learner.lr_find(suggest_funcs=steep)`` of fastai 2.8.12 suggests: the steepest fall per log lr.
+    """Return what ``lr_find(suggest_funcs=steep)`` of fastai 2.8.12 suggests: the steepest fall per log lr.
 
     Losses as in `minimum`.
 
@@ -143,13 +143,13 @@ def steep(curve: LRCurve) -> float:
 
 
 def valley(curve: LRCurve) -> float:
-    """Return what ``Learner.lr_find()`` of fastai 2.8.12 suggests by default: the middle of the longest descent.
+    """Return what ``lr_find()`` of fastai 2.8.12 suggests by default: the middle of the longest descent.
 
     The longest strictly falling subsequence, of length k, ends at index e; with b = e - k, the index
     ``b + int((e - b) / 3) + int((e - b) / 6)``. Losses as in `minimum`.
 
-    Faults: as `minimum`. A subsequence may skip points, so that b is not where it begins; b can even be -1, and
-    the pick then the *largest* lr. On a curve that never falls the pick is the smallest.
+    Faults: as `minimum`. A subsequence may skip points, so that b is not where it begins; b can even be -1,
+    and the pick then the *largest* lr. On a curve that never falls the pick is the smallest.
 
     Raises:
         NoSuggestion: If no point is left.
@@ -166,13 +166,13 @@ def valley(curve: LRCurve) -> float:
 
 
 def slide(curve: LRCurve) -> float:
-    """Return what ``Learner.lr_find(suggest_funcs=slide)`` of fastai 2.8.12 suggests: an interval slid down the curve.
+    """Return what ``lr_find(suggest_funcs=slide)`` of fastai 2.8.12 suggests: an interval slid down the curve.
 
-    From the end, an interval of 15 points moves left while the slopes at its ends differ by more than 0.005; the
-    pick is its left end. Losses as in `minimum`.
+    From the end, an interval of 15 points moves left while the slopes at its ends differ by more than 0.005;
+    the pick is its left end. Losses as in `minimum`.
 
-    Faults: as `minimum`; 0.005 is absolute, so that the pick depends on the scale of the loss and on the number
-    of steps.
+    Faults: as `minimum`; 0.005 is absolute, so that the pick depends on the scale of the loss and on the
+    number of steps.
 
     Raises:
         NoSuggestion: If fewer than 16 points are left.

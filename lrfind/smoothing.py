@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 # The constants of how a curve is read, all in one place.
 WIDTH_DECADES = 0.2
-"""Standard deviation of the Gaussian kernel, in decades of lr, so that 50 and 1000 steps are smoothed alike."""
+"""Standard deviation of the Gaussian kernel in decades of lr: 50 and 1000 steps are smoothed alike."""
 WIDEST_FRACTION = 1 / 16
 """... but at most this part of the sweep: a range of one decade must not be smoothed away."""
 NARROWEST_STEPS = 0.5
@@ -25,10 +25,12 @@ CAP = 2.0
 """Losses are capped at the start plus this many times the drop. With a loss that falls to 0: 3x the start."""
 PATIENCE = 3
 """So many non-finite losses in a row are lasting: the curve ends before them. Fewer are bridged."""
-RISEN_NOISE = 8.0
-"""To have risen, a smoothed curve must be this many times its own noise above its lowest point so far ..."""
-RISEN_DROP = 0.1
-"""... and this part of the whole drop, and above the start."""
+CAP_NOISE = 8.0
+"""... or, on a curve that hardly falls, plus this many standard deviations of the noise between batches."""
+RISEN_AFTER = 0.5
+"""A smoothed curve has risen once it is above its start after this part of its whole drop."""
+HUGE = 1e150
+"""A loss beyond this counts as infinite, so that no square of a difference overflows."""
 _FLOAT32_STEPS = 1e-6
 """Differences below this part of the losses themselves are rounding: training runs in float32."""
 
@@ -37,27 +39,44 @@ _FLOAT32_STEPS = 1e-6
 class Shape:
     """What a loss curve looks like, in indices and losses.
 
-    ``smoothed``: shape ``(usable,)``, finite, up to the point of lasting non-finiteness. ``noise``: standard
-    deviation of ``smoothed`` that comes from batch to batch noise. ``start``: loss before anything was
-    learned. ``bottom``: index of the lowest smoothed loss before the curve rose. ``risen``: first index at
-    which it had risen above the start again, or None.
+    ``smoothed``: shape ``(usable,)``, finite, up to the point of lasting non-finiteness. ``bottom``: index
+    of the lowest smoothed loss before the curve rose. ``risen``: first index at which it had risen above its
+    start again, or None. ``halfway``: last index before ``bottom`` at which less than half of the drop was
+    reached. ``fall_z``: how far the mean raw loss fell across ``halfway``, in standard errors. ``noise``:
+    standard deviation that the noise between batches leaves in ``smoothed`` around the bottom.
     """
 
     smoothed: Array
-    noise: float
-    start: float
     bottom: int
     risen: int | None
+    halfway: int
+    fall_z: float
+    noise: float
+
+    @property
+    def start(self) -> float:
+        """Smoothed loss at the first step."""
+        return float(self.smoothed[0])
+
+    @property
+    def lowest(self) -> float:
+        """Smoothed loss at the bottom."""
+        return float(self.smoothed[self.bottom])
 
     @property
     def drop(self) -> float:
         """How far the loss fell below the start, at least 0."""
-        return max(0.0, self.start - float(self.smoothed[self.bottom]))
+        return max(0.0, self.start - self.lowest)
 
     @property
     def rounding(self) -> float:
         """A drop up to this could be float32 rounding."""
-        return _FLOAT32_STEPS * max(abs(self.start), abs(float(self.smoothed[self.bottom])))
+        return _FLOAT32_STEPS * max(abs(self.start), abs(self.lowest))
+
+
+def is_number(loss: Array) -> NDArray[np.bool_]:
+    """Say which losses are numbers to work with: not nan, not infinite, not beyond ``HUGE``."""
+    return np.asarray(np.abs(loss) <= HUGE)
 
 
 def usable_points(loss: Array) -> int:
@@ -69,7 +88,7 @@ def usable_points(loss: Array) -> int:
     1
     """
     bad_in_a_row = 0
-    for index, good in enumerate(np.isfinite(loss)):
+    for index, good in enumerate(is_number(loss)):
         bad_in_a_row = 0 if good else bad_in_a_row + 1
         if bad_in_a_row == PATIENCE:
             return index - PATIENCE + 1
@@ -98,13 +117,13 @@ def kernel_steps(lr: Array) -> float:
 def smooth(lr: Array, loss: Array) -> Array:
     """Smooth losses without lag; a blow-up at the end does not leak back.
 
-    A Gaussian over the steps, normalised at the ends and where a loss is not finite, on losses capped at the
+    A Gaussian over the steps, normalised at the ends and where a loss is no number, on losses capped at the
     start plus ``CAP`` times the drop. An exponential moving average, as in other tools, lags behind, and by
     more decades the fewer steps a decade has.
 
     Args:
         lr: shape ``(n,)``, above 0, never falling.
-        loss: shape ``(n,)``, raw; finite losses within +-1e300.
+        loss: shape ``(n,)``, raw.
 
     Returns:
         Shape ``(n,)``: finite up to the point of lasting non-finiteness, nan from there on.
@@ -129,41 +148,51 @@ def read_shape(lr: Array, loss: Array) -> Shape:
         lr: shape ``(n,)``, above 0, never falling.
         loss: shape ``(n,)``, raw, with at least one usable point.
     """
-    smoothed = smooth(lr, loss)
-    smoothed = smoothed[: usable_points(loss)]
-    sigma = kernel_steps(lr)
-    # Averaging with Gaussian weights leaves this part of the standard deviation of independent noise.
-    noise = _batch_noise(loss[: len(smoothed)]) / math.sqrt(max(1.0, 2 * math.sqrt(math.pi) * sigma))
+    smoothed = smooth(lr, loss)[: usable_points(loss)]
     start = float(smoothed[0])
-    lowest_so_far = np.minimum.accumulate(smoothed)
-    margin = max(RISEN_NOISE * noise, RISEN_DROP * (start - float(smoothed.min())))
-    above = (smoothed > start) & (smoothed > lowest_so_far + margin)
-    risen = int(np.argmax(above)) if above.any() else None
-    return Shape(
-        smoothed=smoothed,
-        noise=noise,
-        start=start,
-        bottom=int(np.argmin(smoothed[:risen])),
-        risen=risen,
-    )
+    drop = start - float(smoothed.min())
+    fallen = int(np.argmax(smoothed <= start - RISEN_AFTER * drop))
+    above = smoothed[fallen:] > start
+    risen = fallen + int(np.argmax(above)) if above.any() else None
+    bottom = int(np.argmin(smoothed[:risen]))
+    half = (start + float(smoothed[bottom])) / 2
+    halfway = int(np.flatnonzero(smoothed[: bottom + 1] >= half)[-1])
+    low_end = bottom + int(np.argmax(np.append(smoothed[bottom:] > half, True)))
+    fall_z, noise = _contrast(loss[: halfway + 1], loss[halfway + 1 : low_end], _robust_noise(loss))
+    # Gaussian weights leave one part in 2 sqrt(pi) sigma of the variance of independent noise.
+    noise /= math.sqrt(max(1.0, 2 * math.sqrt(math.pi) * kernel_steps(lr)))
+    return Shape(smoothed, bottom, risen, halfway, fall_z, noise)
+
+
+def _contrast(before: Array, after: Array, noise: float) -> tuple[float, float]:
+    """Return the fall of the mean from before to after in standard errors, and the noise after."""
+    before, after = before[is_number(before)], after[is_number(after)]
+    if len(before) == 0 or len(after) == 0:
+        return 0.0, noise
+    # The noise of a batch shrinks with its loss, so each side has its own, unless it is too short to tell.
+    noise_before, noise_after = (_rms_noise(side) if len(side) >= 5 else noise for side in (before, after))
+    error = math.sqrt(noise_before**2 / len(before) + noise_after**2 / len(after))
+    fall = float(before.mean() - after.mean())
+    return (fall / error if error > 0 else math.copysign(math.inf, fall)), noise_after
 
 
 def _capped(loss: Array, sigma: float) -> Array:
-    """Cap losses far above the start; non-finite ones stay."""
+    """Cap losses far above the start; those that are no number stay none."""
     # Running medians: neither a single spike nor a single dip moves the start and the low of the cap.
     radius = max(2, round(sigma))
     windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(np.where(np.isfinite(loss), loss, np.nan), radius, constant_values=np.nan), 2 * radius + 1
+        np.pad(np.where(is_number(loss), loss, np.nan), radius, constant_values=np.nan), 2 * radius + 1
     )
     medians = np.nanmedian(windows, axis=1)
     start, low = float(medians[0]), float(medians.min())
-    return np.minimum(loss, start + max(CAP * (start - low), RISEN_NOISE * _batch_noise(loss)))
+    cap = start + max(CAP * (start - low), CAP_NOISE * _robust_noise(loss))
+    return np.where(is_number(loss), np.minimum(loss, cap), np.nan)
 
 
 def _gaussian(values: Array, sigma: float) -> Array:
     radius = min(len(values) - 1, max(PATIENCE, math.ceil(4 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    finite = np.isfinite(values)
+    finite = is_number(values)
     # About one of the values, so that a constant curve comes out exactly as it was.
     origin = values[finite][0]
     weighted = np.convolve(np.where(finite, values - origin, 0.0), kernel)
@@ -172,10 +201,18 @@ def _gaussian(values: Array, sigma: float) -> Array:
     return np.asarray(origin + weighted[inside] / weights[inside], dtype=np.float64)
 
 
-def _batch_noise(loss: Array) -> float:
-    """Standard deviation from step to step, by second differences: blind to slopes, robust to a blow-up."""
-    finite = loss[np.isfinite(loss)]
-    if len(finite) < 3:
-        return 0.0
-    bends = np.abs(finite[2:] - 2 * finite[1:-1] + finite[:-2])
-    return 1.4826 * float(np.median(bends)) / math.sqrt(6)
+def _bends(loss: Array) -> Array:
+    """Second differences, scaled to the standard deviation of the noise between steps: blind to slopes."""
+    finite = loss[is_number(loss)]
+    return (finite[2:] - 2 * finite[1:-1] + finite[:-2]) / math.sqrt(6)
+
+
+def _rms_noise(loss: Array) -> float:
+    bends = _bends(loss)
+    return math.sqrt(float(np.mean(bends**2))) if len(bends) else 0.0
+
+
+def _robust_noise(loss: Array) -> float:
+    """Noise between batches on the whole of a curve, its blow-up included."""
+    bends = _bends(loss)
+    return 1.4826 * float(np.median(np.abs(bends))) if len(bends) else 0.0

@@ -11,19 +11,19 @@ import numpy as np
 
 from lrfind import peers
 from lrfind.curve import MIN_POINTS, LRCurve, NoSuggestion
-from lrfind.smoothing import Shape, kernel_steps, read_shape, usable_points
+from lrfind.smoothing import Shape, is_number, kernel_steps, read_shape, usable_points
 
 Rule = Callable[[LRCurve], float]
 """A pick rule: a pure function from a curve to a learning rate, which may raise ``NoSuggestion``."""
 
 __all__ = ["DEFAULT_RULE", "RULES", "NoSuggestion", "Rule", "Suggestion", "level", "suggest"]
 
-# The constants of the suggestion, all in one place. Noise is that of the smoothed curve.
+# The constants of the suggestion, all in one place.
 LEVEL = 0.5
 """Our rule averages the lr of the minimum with the lr where this part of the drop is reached."""
 FLAT = 5.0
-"""A drop of less than this many times the noise is none."""
-WEAK = 15.0
+"""A fall of the loss by less than this many standard errors is none."""
+WEAK = 8.0
 """... and one of less than this is doubtful."""
 MIN_DECADES = 0.5
 """A range narrower than this shows too little of the curve."""
@@ -84,11 +84,11 @@ class Suggestion:
 
 
 def level(curve: LRCurve) -> float:
-    """Return the geometric mean of two rates: where half of the drop is reached, and where the loss is lowest.
+    """Return the geometric mean of the rates where half of the drop is reached and where the loss is lowest.
 
-    Both on the smoothed curve (`lrfind.smoothing.smooth`) and before it rises. A loss that is merely brought
-    down to what the best constant predictor gets is no learning: where ``facts["constant_loss"]`` is known, the
-    drop is counted from there.
+    Both are read off the smoothed curve (`lrfind.smoothing.smooth`) before it rises. A loss that is merely
+    brought down to what the best constant predictor gets is no learning: where ``facts["constant_loss"]`` is
+    known, the drop is counted from there.
 
     Raises:
         NoSuggestion: If the curve has too few points, too narrow a range, or no drop beyond its noise.
@@ -96,7 +96,7 @@ def level(curve: LRCurve) -> float:
     >>> lr = np.geomspace(1e-4, 10, 101)
     >>> loss = 2 - 1 / (1 + (0.01 / lr) ** 2) + (lr / 1.0) ** 2  # falls around 0.01, rises around 1
     >>> round(level(LRCurve(lr, loss, "diverged")), 3)
-    0.034
+    0.031
     """
     return _level(curve, _checked_shape(curve))
 
@@ -123,9 +123,10 @@ def suggest(curve: LRCurve, rule: str | Rule | None = None) -> Suggestion:
 
     Args:
         curve: what a range test returned.
-        rule: one of ``RULES``, or any function from a curve to a positive learning rate; by default ``level``.
-            ``low``..``high`` is the range known for ``level``, stretched to hold the pick of another rule, whose
-            own errors have not been measured here.
+        rule: one of ``RULES``, or any function from a curve to a positive learning rate; by default
+        ``level``.
+            ``low``..``high`` is the range known for ``level``, stretched to hold the pick of another rule,
+            whose own errors have not been measured here.
 
     Returns:
         The suggestion; never None.
@@ -160,57 +161,53 @@ def suggest(curve: LRCurve, rule: str | Rule | None = None) -> Suggestion:
 def _resolve(rule: str | Rule | None) -> tuple[str, Rule]:
     if rule is None:
         rule = DEFAULT_RULE
-    if isinstance(rule, str):
-        if rule not in RULES:
-            raise ValueError(
-                f"rule must be one of {', '.join(RULES)}, or a function from a curve to a learning rate; "
-                f"got {rule!r}."
-            )
+    if isinstance(rule, str) and rule in RULES:
         return rule, RULES[rule]
-    if not callable(rule):
+    if isinstance(rule, str) or not callable(rule):
         raise ValueError(
-            f"rule must be one of {', '.join(RULES)}, or a function from a curve to a learning rate; got {rule!r}."
+            f"rule must be one of {', '.join(RULES)}, or a function from a curve to a learning rate; "
+            f"got {rule!r}. Leave it out for {DEFAULT_RULE}."
         )
     return getattr(rule, "__name__", type(rule).__name__), rule
 
 
 def _checked_shape(curve: LRCurve) -> Shape:
-    """Read a curve's shape; raise if it has none."""
+    """Read a curve's shape; raise if nothing can be read off it."""
     if len(curve) < MIN_POINTS:
         raise NoSuggestion(
-            f"The curve has {len(curve)} points; at least {MIN_POINTS} are needed. "
-            "Sweep in more steps (num_iter)."
+            f"The curve has {len(curve)} points; at least {MIN_POINTS} are needed. Sweep in more steps (num_iter)."
         )
     usable = usable_points(curve.loss)
-    finite = int(np.isfinite(curve.loss[:usable]).sum())
+    finite = int(is_number(curve.loss[:usable]).sum())
     if finite == 0:
         raise NoSuggestion(
-            "The losses are not finite from the first steps on. Check the loss without a sweep, on one batch; "
+            "The losses are not finite from the first step on. Check the loss on one batch without a sweep, "
             "then sweep from a lower start_lr."
         )
     if finite < MIN_POINTS:
         raise NoSuggestion(
-            f"Only {finite} losses are finite before the loss stays non-finite at lr {curve.lr[usable]:.2g}; "
-            f"at least {MIN_POINTS} are needed. Sweep from a lower start_lr or in more steps (num_iter)."
+            f"Only {finite} of {len(curve)} losses are finite before they stay non-finite; at least {MIN_POINTS} "
+            "are needed. Sweep from a lower start_lr, or in more steps (num_iter)."
         )
-    if not curve.lr[-1] >= curve.lr[0] * 10**MIN_DECADES:
+    blew_up = curve.status in ("diverged", "non-finite")
+    if not (blew_up or curve.lr[-1] >= curve.lr[0] * 10**MIN_DECADES):
         raise NoSuggestion(
-            f"The range {curve.lr[0]:.3g} to {curve.lr[-1]:.3g} is too narrow: it must span half a decade at least. "
-            "Sweep over more (start_lr, end_lr); several decades are usual."
+            f"The range {curve.lr[0]:.3g} to {curve.lr[-1]:.3g} is too narrow: less than half a decade. "
+            "Sweep over several decades (start_lr, end_lr)."
         )
     shape = read_shape(curve.lr, curve.loss)
-    if not shape.drop > max(FLAT * shape.noise, shape.rounding):
-        if shape.risen is not None or curve.status in ("diverged", "non-finite"):
-            raise NoSuggestion(
-                f"The loss never fell before it blew up (at lr {_ceiling(curve, shape):.2g}): it diverged at once. "
-                "Sweep from a lower start_lr."
-            )
+    if shape.fall_z > FLAT and shape.drop > shape.rounding:
+        return shape
+    if blew_up or shape.risen is not None:
         raise NoSuggestion(
-            f"The loss never fell: it stayed at {shape.start:.4g} within its noise from lr {curve.lr[0]:.2g} to "
-            f"{curve.lr[-1]:.2g}. Raise end_lr, and check that the optimizer holds the model's parameters and that "
-            "the loss depends on them."
+            f"The loss never fell before it blew up at lr {_ceiling(curve, shape):.2g}: it diverged at once. "
+            "Sweep from a lower start_lr."
         )
-    return shape
+    raise NoSuggestion(
+        f"The loss never fell: from lr {curve.lr[0]:.2g} to {curve.lr[-1]:.2g} it stayed at {shape.start:.4g}, "
+        "but for noise. Raise end_lr, and check that the optimizer holds the model's parameters and that the "
+        "loss depends on them."
+    )
 
 
 def _level(curve: LRCurve, shape: Shape) -> float:
@@ -218,19 +215,16 @@ def _level(curve: LRCurve, shape: Shape) -> float:
     descent = shape.smoothed[: shape.bottom + 1]
     threshold = _drop_start(curve, shape) * (1 - LEVEL) + float(descent[-1]) * LEVEL
     # From the minimum back: an early dip of the noise below the threshold does not count.
-    above = np.flatnonzero(descent > threshold)
-    if len(above) == 0:
-        return float(10 ** ((log_lr[0] + log_lr[shape.bottom]) / 2))
-    last = int(above[-1])
+    last = int(np.flatnonzero(descent > threshold)[-1])
     part = (descent[last] - threshold) / (descent[last] - descent[last + 1])
     reached = log_lr[last] + part * (log_lr[last + 1] - log_lr[last])
     return float(10 ** ((reached + log_lr[shape.bottom]) / 2))
 
 
 def _drop_start(curve: LRCurve, shape: Shape) -> float:
-    """Loss from which the drop is counted: the start, or a constant predictor's if the curve gets below that."""
+    """Loss from which the drop is counted: the start, or a constant predictor's where that is beaten."""
     constant = curve.facts.get("constant_loss")
-    lowest = float(shape.smoothed[shape.bottom])
+    lowest = shape.lowest
     if constant is None or not constant - lowest > max(FLAT * shape.noise, shape.rounding):
         return shape.start
     return min(shape.start, float(constant))
@@ -280,58 +274,58 @@ def _ceiling(curve: LRCurve, shape: Shape) -> float:
 
 def _warnings(curve: LRCurve, shape: Shape, lr: float, picks: list[float]) -> list[str]:
     first, last = float(curve.lr[0]), float(curve.lr[-1])
-    lowest = float(shape.smoothed[shape.bottom])
+    turned = math.isfinite(_ceiling(curve, shape))
+    at_end = shape.bottom >= len(shape.smoothed) - 1 - 2 * kernel_steps(curve.lr)
+    constant = curve.facts.get("constant_loss")
+    rates = _families(curve, shape, lr)
+    sweeps = 1 + len(curve.replicates)
     found = []
     if curve.status == "interrupted":
         found.append(f"The sweep was interrupted at lr {last:.2g}. Run it to its end for a pick to rely on.")
-    elif math.isinf(_ceiling(curve, shape)) and shape.bottom >= len(shape.smoothed) - 1 - 2 * kernel_steps(
-        curve.lr
-    ):
+    elif not turned and at_end:
         found.append(
-            f"The sweep ended at lr {last:.2g} before the loss turned: the best lr may lie above. Raise end_lr."
+            f"The sweep ended at lr {last:.2g} before the loss turned, so the best lr may lie above. Raise end_lr."
         )
-    if shape.drop < WEAK * shape.noise:
+    elif not turned and lr * EDGE > last:
+        found.append(f"The pick is at the upper edge of the range ({last:.2g}). Raise end_lr.")
+    if lr < first * EDGE:
+        found.append(f"The pick is at the lower edge of the range ({first:.2g}). Lower start_lr.")
+    if shape.fall_z < WEAK:
         found.append(
-            f"The loss fell by only {shape.drop / shape.noise:.0f} times its noise. "
-            "Sweep in more steps (num_iter) or with larger batches, or average sweeps (repeats=)."
+            f"The loss fell by only {shape.fall_z:.1f} standard errors of its noise. Sweep in more steps "
+            "(num_iter), with larger batches, or several times (repeats=)."
         )
-    constant = curve.facts.get("constant_loss")
-    if (
-        constant is not None
-        and not float(np.interp(np.log(lr), np.log(curve.lr[: len(shape.smoothed)]), shape.smoothed))
-        < constant
-    ):
+    if constant is not None and not _loss_at(curve, shape, lr) < constant:
         found.append(
-            f"At the pick the loss is not below {constant:.4g}, what the best constant predictor gets: the model has "
-            "not begun to learn. Normalise the inputs, or sweep in more steps (num_iter)."
+            f"At the pick the loss is not below {constant:.4g}, what the best constant predictor gets: the model "
+            "has learned nothing of its inputs yet. Normalise them, or sweep in more steps (num_iter)."
         )
-    rates = _families(curve, shape, lr)
     if max(rates.values()) > DISAGREEMENT * min(rates.values()):
         listed = ", ".join(f"{name} {rate:.2g}" for name, rate in rates.items())
         found.append(
-            f"Rules disagree by more than a decade ({listed}): look at the curve, and try rates between them in short "
-            "runs."
+            f"Rules disagree by more than a decade ({listed}). Look at the curve, and compare rates from that "
+            "range in short runs."
         )
-    if lr < first * EDGE:
-        found.append(f"The pick is at the lower edge of the range ({first:.2g}). Lower start_lr.")
-    elif lr * EDGE > last and math.isinf(_ceiling(curve, shape)):
-        found.append(f"The pick is at the upper edge of the range ({last:.2g}). Raise end_lr.")
-    if len(picks) < 1 + len(curve.replicates):
+    if len(picks) < sweeps:
         found.append(
-            f"{1 + len(curve.replicates) - len(picks)} of {1 + len(curve.replicates)} sweeps gave no suggestion. "
-            "Look at them (curve.replicates) before relying on the others."
+            f"{sweeps - len(picks)} of {sweeps} sweeps gave no suggestion. Look at them (curve.replicates) "
+            "before relying on the others."
         )
     if max(picks) > DISAGREEMENT * min(picks):
         found.append(
-            f"Repeated sweeps disagree by more than a decade ({min(picks):.2g} to {max(picks):.2g}). "
-            "Sweep in more steps (num_iter) or with larger batches."
+            f"Repeated sweeps disagree by more than a decade ({min(picks):.2g} to {max(picks):.2g}). Sweep in "
+            "more steps (num_iter) or with larger batches."
         )
     if curve.facts.get("source") == "history":
         found.append(
-            "The losses had been smoothed by a moving average, whose lag moves the pick up. "
+            "The losses come smoothed by a moving average, whose lag moves the pick up and hides their noise. "
             "Sweep with lrfind.LRFinder or lrfind.range_test, which keep the raw losses."
         )
     return found
+
+
+def _loss_at(curve: LRCurve, shape: Shape, lr: float) -> float:
+    return float(np.interp(math.log(lr), np.log(curve.lr[: len(shape.smoothed)]), shape.smoothed))
 
 
 def _families(curve: LRCurve, shape: Shape, lr: float) -> dict[str, float]:
@@ -362,5 +356,5 @@ def _evidence(curve: LRCurve, shape: Shape) -> str:
     sweeps = f"{1 + len(curve.replicates)} sweeps, the first" if curve.replicates else "one sweep"
     return (
         f"{sweeps} of {len(curve)} steps, lr {curve.lr[0]:.2g} to {curve.lr[-1]:.2g} ({curve.status}), "
-        f"loss {shape.start:.3g} to {float(shape.smoothed[shape.bottom]):.3g}"
+        f"loss {shape.start:.3g} to {shape.lowest:.3g}"
     )
