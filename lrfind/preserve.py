@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import tempfile
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,47 +24,46 @@ from lrfind.randomness import generator_state, random_states, set_generator_stat
 from lrfind.workload import Workload
 
 Restore = Callable[[], None]
-Where = Literal["device", "cpu"]
+Where = Literal["device", "cpu"] | Path
 
 # What a module keeps in containers of its own, and is taken down as tensors.
 _MODULE_TENSORS = ("_parameters", "_buffers")
 # What an optimizer keeps per parameter and per group, likewise.
 _OPTIMIZER_TENSORS = ("state", "param_groups")
+_PEER_ITERATOR = ("_iterator", "run_counter")
 
 
 class Snapshot:
-    """The state of a workload at one moment, to be put back as often as needed.
-
-    Gradients are set aside rather than copied: while the snapshot is in use the parameters have none, and
-    ``restore`` gives the same tensors back. So are the worker processes that a loader keeps between epochs.
+    """The state of a workload at one moment, to be put back as often as needed: all but the gradients.
 
     Args:
         work: The workload.
-        where: ``"device"`` keeps the copies beside the originals, ``"cpu"`` off the accelerator.
+        where: ``"device"`` keeps the copies beside the originals, ``"cpu"`` off the accelerator, a folder in
+            temporary files there.
 
     Memory: one copy of parameters, buffers and optimizer state, until the snapshot is dropped.
+
+    Raises:
+        ValueError: If ``where`` is none of these.
     """
 
     def __init__(self, work: Workload, where: Where = "device") -> None:
-        if where not in ("device", "cpu"):
+        if where not in ("device", "cpu") and not (isinstance(where, Path) and where.is_dir()):
             raise ValueError(
-                f"snapshot must be 'device' or 'cpu'; got {where!r}. "
-                "'device' is faster, 'cpu' holds no second copy of the model on the accelerator."
+                f"snapshot must be 'device', 'cpu' or the Path of an existing folder; got {where!r}. 'device' is "
+                "fastest, 'cpu' holds no second copy of the model on the accelerator, a folder none in memory."
             )
         keep = _Keeper(where)
         losses = [loss for loss in (work.criterion, work.loss_fn) if isinstance(loss, nn.Module)]
         modules = {id(m): m for root in (work.model, *losses) for m in root.modules()}.values()
+        self._keep = keep  # temporary files live as long as it does
         self._state: list[Restore] = [
             *(_module(module, keep) for module in modules),
             _optimizer(work.optimizer, keep),
-            _gradients(work),
         ]
         if work.grad_scaler is not None:
             self._state.append(_attributes(work.grad_scaler, keep))
-        self._data: list[Restore] = [
-            partial(set_random_states, random_states()),
-            *(_data(part) for loader in (work.train_loader, work.val_loader) for part in loader_parts(loader)),
-        ]
+        self._data = _data(work)
 
     def restore(self, *, data: bool = True) -> None:
         """Put everything back.
@@ -72,8 +76,17 @@ class Snapshot:
             for restore in self._state:
                 restore()
         if data:
-            for restore in self._data:
-                restore()
+            self._data()
+
+
+@contextmanager
+def data_preserved(work: Workload) -> Iterator[None]:
+    """Undo on exit, error or not, what reading the workload's loaders does: the data half of ``preserve``."""
+    restore = _data(work)
+    try:
+        yield
+    finally:
+        restore()
 
 
 @contextmanager
@@ -101,10 +114,27 @@ def preserve(work: Workload, where: Where = "device") -> Iterator[Snapshot]:
     (True, 0, None)
     """
     snapshot = Snapshot(work, where)
+    give_back_gradients = set_gradients_aside(work)
     try:
         yield snapshot
     finally:
         snapshot.restore()
+        give_back_gradients()
+
+
+def set_gradients_aside(work: Workload) -> Restore:
+    """Leave the parameters without gradients; the function returned gives the same tensors back. Copies nothing."""
+    parameters = {id(p): p for group in work.optimizer.param_groups for p in group["params"]}
+    parameters |= {id(p): p for p in work.model.parameters()}
+    gradients = [(parameter, parameter.grad) for parameter in parameters.values()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+
+    def give_back() -> None:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+    return give_back
 
 
 class _Keeper:
@@ -113,6 +143,9 @@ class _Keeper:
     def __init__(self, where: Where) -> None:
         self._where = where
         self._seen: set[int] = set()
+        if isinstance(where, Path):
+            self._folder = tempfile.mkdtemp(prefix="lrfind-", dir=where)
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def __call__(self, tensor: Tensor) -> Restore:
         if id(tensor) in self._seen:  # tied weights are registered more than once
@@ -120,9 +153,20 @@ class _Keeper:
         self._seen.add(id(tensor))
         with torch.no_grad():
             kept = tensor.detach().to("cpu", copy=True) if self._where == "cpu" else tensor.detach().clone()
+        if isinstance(self._where, Path):
+            return self._on_disk(tensor, kept)
 
         def restore() -> None:
             tensor.detach().copy_(kept)
+
+        return restore
+
+    def _on_disk(self, tensor: Tensor, kept: Tensor) -> Restore:
+        file = os.path.join(self._folder, f"{len(self._seen)}.pt")
+        torch.save(kept, file)
+
+        def restore() -> None:
+            tensor.detach().copy_(torch.load(file, map_location="cpu", weights_only=True))
 
         return restore
 
@@ -174,20 +218,6 @@ def _mapping(mapping: dict[Any, Any], keep: _Keeper, skip: tuple[str, ...] = ())
         _refill(mapping, kept | copy.deepcopy(others))
         for restore_tensor in tensors:
             restore_tensor()
-
-    return restore
-
-
-def _gradients(work: Workload) -> Restore:
-    parameters = {id(p): p for group in work.optimizer.param_groups for p in group["params"]}
-    parameters |= {id(p): p for p in work.model.parameters()}
-    gradients = [(parameter, parameter.grad) for parameter in parameters.values()]
-    for parameter, _ in gradients:
-        parameter.grad = None
-
-    def restore() -> None:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
 
     return restore
 
@@ -246,9 +276,25 @@ def _refill(mapping: Any, items: dict[Any, Any]) -> None:
     mapping.update(items)
 
 
-def _data(part: Any) -> Restore:
-    restore = _attributes(part)
+def _data(work: Workload) -> Restore:
+    """Take down the global random states and where the loaders stand."""
+    restores: list[Restore] = [
+        partial(set_random_states, random_states()),
+        *(_part(part) for loader in (work.train_loader, work.val_loader) for part in loader_parts(loader)),
+    ]
+
+    def restore() -> None:
+        for restore_one in restores:
+            restore_one()
+
+    return restore
+
+
+def _part(part: Any) -> Restore:
+    # The place of an iterator cannot be given back, so that what a torch-lr-finder iterator knows of it has to stay.
+    restore = _attributes(part, skip=_PEER_ITERATOR if hasattr(part, "inputs_labels_from_batch") else ())
     if isinstance(part, DataLoader) and part.persistent_workers:
-        # Workers that outlive an epoch have random states of their own: the body starts others.
+        # Workers that outlive an epoch have random states of their own: they are set aside, and the body starts
+        # others.
         part._iterator = None
     return restore

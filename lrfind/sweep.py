@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrfind.baseline import constant_loss
-from lrfind.batches import endless, rewinds
+from lrfind.batches import Group, endless, rewinds
 from lrfind.curve import MIN_POINTS, LRCurve, Status
 from lrfind.groups import get_momentum, lr_ratios, set_lr, set_momentum
 from lrfind.preserve import Where, preserve
@@ -105,64 +105,95 @@ def range_test(
                 start.restore(data=False)
             if momentum is not None:
                 _override_momentum(work, momentum)
-            sweep = _Sweep(work, rates, StopRule(stop_factor), val_batches, on_point, bar)
-            try:
-                sweep.run()
-            except KeyboardInterrupt as stop:
-                sweep.status = "interrupted"
-                stop.curve = sweep.curve(step_mode)  # type: ignore[attr-defined]
-                raise
-            curves.append(sweep.curve(step_mode))
+            sweep = Sweep(
+                work, rates, StopRule(stop_factor), bar, step_mode=step_mode, val_batches=val_batches, on_point=on_point
+            )
+            sweep.run()
+            curves.append(sweep.curve())
     first, *others = curves
     return replace(first, replicates=tuple(others))
 
 
-class _Sweep:
-    """One sweep in progress: steps the workload, reads the losses, decides when to stop."""
+class Sweep:
+    """One sweep in progress: steps the workload, reads the losses, decides when to stop. Puts nothing back.
+
+    Args:
+        work: What is stepped.
+        rates: shape ``(groups, steps)``. The learning rate of each parameter group at each step.
+        rule: Hears every loss in turn.
+        bar: Moves on with every point.
+        step_mode: How ``rates`` are spaced, for the curve's facts.
+        val_batches: As for ``range_test``.
+        on_point: As for ``range_test``.
+    """
 
     def __init__(
         self,
         work: Workload,
         rates: NDArray[np.float64],
         rule: StopRule,
-        val_batches: int | Literal["all"] | None,
-        on_point: OnPoint | None,
         bar: Bar,
+        *,
+        step_mode: StepMode,
+        val_batches: int | Literal["all"] | None = None,
+        on_point: OnPoint | None = None,
     ) -> None:
         self.work = work
         self.rates = rates
         self.rule = rule
+        self.bar = bar
+        self.step_mode = step_mode
         self.val_batches = val_batches
         self.on_point = on_point
-        self.bar = bar
         self.status: Status = "range end"
         self.losses: list[float] = []
         self.targets: list[Any] = []
+        # The group with the largest rate speaks for all.
+        self._reference = int(rates.sum(axis=1).argmax())
+        self._lrs: list[float] = rates[self._reference].tolist()
         self._unread: list[Tensor | float] = []
         self._block = 1 if work.device.type == "cpu" else BLOCK
 
     def run(self) -> None:
-        """Step through the rates until the last, a verdict of the stop rule, or the caller's word."""
+        """Step through the rates until the last, a verdict of the rule, or the caller's word.
+
+        Raises:
+            KeyboardInterrupt: On Ctrl-C; the points so far are its attribute ``curve``.
+        """
+        try:
+            self._run()
+        except BaseException as stop:
+            self.status = "interrupted"
+            if isinstance(stop, KeyboardInterrupt):
+                stop.curve = self.curve()  # type: ignore[attr-defined]
+            raise
+
+    def _run(self) -> None:
         work = self.work
         groups = endless(work.batches(), work.accumulation_steps)
-        point = skips = 0
-        while point < self.rates.shape[1]:
-            for group, lr in zip(work.optimizer.param_groups, self.rates[:, point].tolist(), strict=True):
+        for rates in self.rates.T.tolist():
+            for group, lr in zip(work.optimizer.param_groups, rates, strict=True):
                 set_lr(group, lr)
-            batches = next(groups)
-            result = work.step(batches)
-            if not result.stepped:
-                skips += 1
-                if skips > MAX_SKIPS:
-                    self.status = "non-finite"
-                    return
-                continue
-            skips = 0
-            point += 1
-            self._keep_targets(batches)
-            self._unread.append(result.loss if self.val_batches is None else self._validation_loss())
-            if (len(self._unread) >= self._block or point == self.rates.shape[1]) and self._read():
+            loss = self._step(groups)
+            if loss is None:
+                self._read()
+                self.status = "non-finite"
                 return
+            self._unread.append(loss if self.val_batches is None else self._validation_loss())
+            if len(self._unread) >= self._block and self._read():
+                return
+        self._read()
+
+    def _step(self, groups: Iterator[Group]) -> Tensor | None:
+        """Take one optimizer step; None if the grad scaler cannot find a scale that works."""
+        for _ in range(MAX_SKIPS):
+            batches = next(groups)
+            result = self.work.step(batches)
+            if result.stepped:
+                if self.work.criterion is not None and len(self.targets) < TARGET_BATCHES:
+                    self.targets += [targets for _, targets in batches]
+                return result.loss
+        return None
 
     def _validation_loss(self) -> float:
         most = None if self.val_batches == "all" else self.val_batches
@@ -176,7 +207,7 @@ class _Sweep:
         losses = torch.stack(tensors).tolist() if len(tensors) > 1 else [float(loss) for loss in unread]
         unread.clear()
         for loss in losses:
-            lr = float(self.rates[:, len(self.losses)].max())
+            lr = self._lrs[len(self.losses)]
             self.losses.append(loss)
             self.bar.advance(f"lr {lr:.1e}, loss {loss:.4g}")
             verdict = self.rule.after(loss)
@@ -188,19 +219,14 @@ class _Sweep:
                 return True
         return False
 
-    def _keep_targets(self, batches: Sequence[Any]) -> None:
-        if self.work.criterion is not None and len(self.targets) < TARGET_BATCHES:
-            self.targets += [targets for _, targets in batches]
-
-    def curve(self, step_mode: StepMode) -> LRCurve:
+    def curve(self) -> LRCurve:
         """Return the points recorded so far."""
         work, points = self.work, len(self.losses)
-        reference = int(self.rates[:, -1].argmax())
         facts: dict[str, Any] = {
-            "start_lr": self.rates[reference, 0],
-            "end_lr": self.rates[reference, -1],
-            "num_iter": self.rates.shape[1],
-            "step_mode": step_mode,
+            "start_lr": self._lrs[0],
+            "end_lr": self._lrs[-1],
+            "num_iter": len(self._lrs),
+            "step_mode": self.step_mode,
             "momentum": get_momentum(work.optimizer.param_groups[0]),
             "optimizer": type(work.optimizer).__name__,
             "batch_size": work.batch_size,
@@ -215,10 +241,11 @@ class _Sweep:
                 f"The loader reads a stream that cannot be rewound: training will not see the batches of these "
                 f"{points} steps again."
             )
+        few = points < MIN_POINTS and self.status in ("diverged", "range end")
         return LRCurve(
-            self.rates[reference, :points],
+            self.rates[self._reference, :points],
             self.losses,
-            "too few points" if self.status == "diverged" and points < MIN_POINTS else self.status,
+            "too few points" if few else self.status,
             group_lrs=self.rates[:, :points],
             facts=facts,
         )
@@ -251,13 +278,21 @@ def _rates(work: Workload, start_lr: Rates, end_lr: Rates, num_iter: int, step_m
             )
     along = np.linspace(0.0, 1.0, num_iter)
     rows = []
-    for group, start, end in zip(work.optimizer.param_groups, starts, ends, strict=True):
+    for start, end in zip(starts, ends, strict=True):
         row = start + (end - start) * along if step_mode == "linear" else _geometric(start, end, along)
         row[0], row[-1] = start, end
-        if isinstance(group["lr"], Tensor):  # it will hold the rate in its own precision
-            row = torch.from_numpy(row).to(group["lr"].dtype).double().numpy()
         rows.append(row)
-    return np.stack(rows)
+    return as_used(work, rows)
+
+
+def as_used(work: Workload, rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Stack a row of rates per parameter group; a tensor lr will hold them in its own precision."""
+    return np.stack(
+        [
+            torch.from_numpy(row).to(group["lr"].dtype).double().numpy() if isinstance(group["lr"], Tensor) else row
+            for group, row in zip(work.optimizer.param_groups, rows, strict=True)
+        ]
+    )
 
 
 def _geometric(start: float, end: float, along: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -196,11 +196,12 @@ class Workload:
     @property
     def batch_size(self) -> int | None:
         """Samples per batch where the training loader says so, else None."""
-        size = getattr(self.train_loader, "batch_size", None)
+        loader = getattr(self.train_loader, "data_loader", self.train_loader)  # inside a torch-lr-finder iterator
+        size = getattr(loader, "batch_size", None)
         return size if isinstance(size, int) else None
 
     def batches(self) -> Iterable[Batch]:
-        """Return the training batches, read the fastest way that changes nothing (``lrfind.batches.fast``).
+        """Return the training batches.
 
         Raises:
             ValueError: If the workload has no ``train_loader``.
@@ -210,7 +211,11 @@ class Workload:
                 "train_loader is needed to take steps; got None. "
                 "Pass it to Workload(model, optimizer, criterion, train_loader)."
             )
-        return fast(self.train_loader)
+        return self.read(self.train_loader)
+
+    def read(self, loader: Iterable[Batch]) -> Iterable[Batch]:
+        """Return a loader's batches, read the fastest way that changes nothing (``lrfind.batches.fast``)."""
+        return fast(loader)
 
     def step(self, group: Sequence[Batch]) -> StepResult:
         """Take one optimizer step on a group of batches (``lrfind.batches.epoch``): the mean over its samples.
@@ -220,7 +225,7 @@ class Workload:
         """
         self.optimizer.zero_grad()
         total: Tensor | None = None
-        for batch, (samples, of) in zip(group, _shares(group), strict=True):
+        for batch, (samples, of) in zip(group, self.shares(group), strict=True):
             loss = self._training_loss(batch)
             if of != 1:
                 loss = loss * samples / of
@@ -228,6 +233,16 @@ class Workload:
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a group holds at least one batch"
         return StepResult(total, self._update())
+
+    def shares(self, group: Sequence[Batch]) -> list[tuple[int, int]]:
+        """Return ``(samples, of)`` for each batch of a group: the share of its loss in the step's mean."""
+        if len(group) == 1:
+            return [(1, 1)]
+        sizes = [batch_size(batch) for batch in group]
+        # Equal batches divide by their number, which is what a hand-written loop does, to the last bit.
+        if len(set(sizes)) == 1:
+            return [(1, len(group))] * len(group)
+        return [(size, sum(sizes)) for size in sizes]
 
     def _update(self) -> bool:
         scaler = self.grad_scaler
@@ -252,14 +267,19 @@ class Workload:
             ValueError: If the batch is no pair ``(inputs, targets)`` and there is no ``loss_fn``.
         """
         batch = to_device(batch, self.device)
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            if self.criterion is None:
-                assert self.loss_fn is not None, "checked when the workload was built"
-                result = self.loss_fn(self.model, batch)
-                return result if isinstance(result, tuple) else (result, None, None)
-            inputs, targets = _pair(batch)
-            outputs = self.model(inputs)
-            return self.criterion(outputs, targets), outputs, targets
+        if self.amp_dtype is None:
+            return self._forward(batch)
+        with torch.autocast(self.device.type, dtype=self.amp_dtype):
+            return self._forward(batch)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Any, Any]:
+        if self.criterion is None:
+            assert self.loss_fn is not None, "checked when the workload was built"
+            result = self.loss_fn(self.model, batch)
+            return result if isinstance(result, tuple) else (result, None, None)
+        inputs, targets = _pair(batch)
+        outputs = self.model(inputs)
+        return self.criterion(outputs, targets), outputs, targets
 
     def _training_loss(self, batch: Batch) -> Tensor:
         loss = self.forward(batch)[0]
@@ -301,7 +321,7 @@ class Workload:
         sizes: list[int] = []
         with modes_restored(self.model):
             self.model.eval()
-            for batch in islice(fast(loader), max_batches):
+            for batch in islice(self.read(loader), max_batches):
                 loss, outputs, targets = self.forward(batch)
                 losses.append(loss.detach())
                 sizes.append(batch_size(batch))
@@ -335,17 +355,6 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _shares(group: Sequence[Batch]) -> list[tuple[int, int]]:
-    # (samples, of): the share of each batch in the step's mean. Equal batches divide by their number, which is
-    # what a hand-written loop does, to the last bit.
-    if len(group) == 1:
-        return [(1, 1)]
-    sizes = [batch_size(batch) for batch in group]
-    if len(set(sizes)) == 1:
-        return [(1, len(group))] * len(group)
-    return [(size, sum(sizes)) for size in sizes]
 
 
 def _pair(batch: Batch) -> tuple[Any, Any]:
