@@ -64,12 +64,13 @@ def set_momentum(optimizer: Optimizer, group: Group, value: float) -> None:
     (0.85, 0.999)
     """
     if "betas" in group:
-        first, *others = group["betas"]
-        group["betas"] = (_replaced(first, value), *others)
+        betas = group["betas"]
+        group["betas"] = (_replaced(betas[0], value), *betas[1:])
     elif "momentum" in group:
-        if value > 0 and group["momentum"] == 0:
+        momentum = group["momentum"]
+        if momentum == 0 and value > 0:
             _add_missing_momentum_buffers(optimizer, group)
-        group["momentum"] = _replaced(group["momentum"], value)
+        group["momentum"] = _replaced(momentum, value)
     else:
         raise ValueError(
             f"momentum can be set where a parameter group has 'momentum' or 'betas'; a group of "
