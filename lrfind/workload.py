@@ -88,6 +88,7 @@ class Workload:
         self.accumulation_steps = accumulation_steps
         self.clip_grad_norm = clip_grad_norm
         self._check_loss()
+        self._check_reduction()
         self._check_optimizer()
         self._check_settings()
         self._check_loaders()
@@ -112,11 +113,13 @@ class Workload:
                 f"{name} must be something to call, such as an instance of nn.CrossEntropyLoss; got {given_loss!r}. "
                 "Pass an instance (nn.CrossEntropyLoss(), with brackets) or a function."
             )
-        if self.accumulation_steps != 1 and getattr(self.criterion, "reduction", "mean") != "mean":
+
+    def _check_reduction(self) -> None:
+        reduction = getattr(self.criterion, "reduction", "mean")
+        if self.accumulation_steps != 1 and reduction in ("sum", "none"):
             raise ValueError(
-                "accumulation_steps > 1 averages the losses of its batches, so criterion must have "
-                f"reduction='mean'; got reduction={self.criterion.reduction!r}. "  # type: ignore[union-attr]
-                "Use reduction='mean', or divide by the batch size in a loss_fn."
+                "accumulation_steps > 1 averages the losses of its batches, so criterion must have reduction='mean'; "
+                f"got reduction={reduction!r}. Use reduction='mean', or divide by the batch size in a loss_fn."
             )
 
     def _check_optimizer(self) -> None:
