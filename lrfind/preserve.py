@@ -40,6 +40,7 @@ class Snapshot:
         work: The workload.
         where: ``"device"`` keeps the copies beside the originals, ``"cpu"`` off the accelerator, a folder in
             temporary files there.
+        data: False takes down weights and what belongs to them, but neither random states nor loaders.
 
     Memory: one copy of parameters, buffers and optimizer state, until the snapshot is dropped.
 
@@ -47,7 +48,7 @@ class Snapshot:
         ValueError: If ``where`` is none of these.
     """
 
-    def __init__(self, work: Workload, where: Where = "device") -> None:
+    def __init__(self, work: Workload, where: Where = "device", *, data: bool = True) -> None:
         if where not in ("device", "cpu") and not (isinstance(where, Path) and where.is_dir()):
             raise ValueError(
                 f"snapshot must be 'device', 'cpu' or the Path of an existing folder; got {where!r}. 'device' is "
@@ -63,7 +64,7 @@ class Snapshot:
         ]
         if work.grad_scaler is not None:
             self._state.append(_attributes(work.grad_scaler, keep))
-        self._data = _data(work)
+        self._data = _data(work) if data else None
 
     def restore(self, *, data: bool = True) -> None:
         """Put everything back.
@@ -75,7 +76,7 @@ class Snapshot:
         with torch.no_grad():
             for restore in self._state:
                 restore()
-        if data:
+        if data and self._data is not None:
             self._data()
 
 

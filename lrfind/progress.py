@@ -12,14 +12,15 @@ class Bar:
         label: What is being done.
         total: Number of steps.
         shown: False shows nothing and loads nothing.
+        done: Number of steps done already, in a run that is taken up again.
     """
 
-    def __init__(self, label: str, total: int, *, shown: bool) -> None:
+    def __init__(self, label: str, total: int, *, shown: bool, done: int = 0) -> None:
         self._bar: Any = None
         if shown:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=total, desc=label, unit="step", dynamic_ncols=True, leave=True)
+            self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, leave=True)
 
     def advance(self, note: str = "") -> None:
         """One step further, with a short note behind the bar."""
@@ -27,11 +28,6 @@ class Bar:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update()
-
-    def write(self, line: str) -> None:
-        """Print a line above the bar; nothing where the bar is not shown."""
-        if self._bar is not None:
-            self._bar.write(line)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -43,3 +39,10 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def tell(line: str) -> None:
+    """Print a line, above the bar where one is shown."""
+    from tqdm.auto import tqdm
+
+    tqdm.write(line)

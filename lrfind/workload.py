@@ -263,25 +263,28 @@ class Workload:
         # fused ones, whose step() runs either way.
         return scaler.get_scale() >= scale
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Any, Any]:
+    def forward(self, batch: Batch, model: nn.Module | None = None) -> tuple[Tensor, Any, Any]:
         """Return loss, outputs and targets of one batch (the last two None where ``loss_fn`` gives a loss only).
+
+        ``model``: run this one in place of the workload's, such as one with averaged weights.
 
         Raises:
             ValueError: If the batch is no pair ``(inputs, targets)`` and there is no ``loss_fn``.
         """
         batch = to_device(batch, self.device)
+        model = self.model if model is None else model
         if self.amp_dtype is None:
-            return self._forward(batch)
+            return self._forward(model, batch)
         with torch.autocast(self.device.type, dtype=self.amp_dtype):
-            return self._forward(batch)
+            return self._forward(model, batch)
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Any, Any]:
+    def _forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         if self.criterion is None:
             assert self.loss_fn is not None, "checked when the workload was built"
-            result = self.loss_fn(self.model, batch)
+            result = self.loss_fn(model, batch)
             return result if isinstance(result, tuple) else (result, None, None)
         inputs, targets = _pair(batch)
-        outputs = self.model(inputs)
+        outputs = model(inputs)
         return self.criterion(outputs, targets), outputs, targets
 
     def _training_loss(self, batch: Batch) -> Tensor:
@@ -297,7 +300,12 @@ class Workload:
 
     @torch.no_grad()
     def evaluate(
-        self, loader: Iterable[Batch] | None = None, *, max_batches: int | None = None, metrics: bool = True
+        self,
+        loader: Iterable[Batch] | None = None,
+        *,
+        max_batches: int | None = None,
+        metrics: bool = True,
+        model: nn.Module | None = None,
     ) -> dict[str, float]:
         """Return the mean loss per sample, and the metrics, over a loader in eval mode.
 
@@ -305,6 +313,7 @@ class Workload:
             loader: What to evaluate on. Default: ``val_loader``.
             max_batches: Read only so many batches from its start. Default: all.
             metrics: Whether to compute the metrics as well.
+            model: Evaluate this one in place of the workload's, such as one with averaged weights.
 
         Returns:
             ``{"loss": ..., name: ...}``. Every submodule is in its former train/eval mode again.
@@ -322,12 +331,18 @@ class Workload:
                 metric.to(self.device)
         losses: list[Tensor] = []
         sizes: list[int] = []
-        with modes_restored(self.model):
-            self.model.eval()
+        model = self.model if model is None else model
+        with modes_restored(model):
+            model.eval()
             for batch in islice(self.read(loader), max_batches):
-                loss, outputs, targets = self.forward(batch)
+                loss, outputs, targets = self.forward(batch, model)
                 losses.append(loss.detach())
                 sizes.append(batch_size(batch))
+                if chosen and outputs is None:
+                    raise ValueError(
+                        f"metrics need outputs and targets; got a loss_fn that returns the loss alone, and the metrics "
+                        f"{', '.join(chosen)}. Return (loss, outputs, targets) from loss_fn."
+                    )
                 for metric in chosen.values():
                     metric.update(outputs, targets)
         if not losses:

@@ -1,4 +1,4 @@
-"""Pictures of schedules."""
+"""Pictures of schedules and of runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from onecycle.schedule import OneCycle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from onecycle.logs import History
 
 MAX_POINTS = 2000  # more than a screen is wide
 HEADROOM = 0.15  # of the height, above the curves, for the names of the phases
@@ -45,7 +48,7 @@ def plot_schedule(cycle: OneCycle, ax: Axes | None = None) -> Axes:
         _, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
 
     steps = _steps_to_draw(cycle, last_step)
-    peaks = cycle.max_lr if isinstance(cycle.max_lr, tuple) else (cycle.max_lr,)
+    peaks = cycle.peaks
     for group, peak in enumerate(peaks):
         lrs = [cycle.lr(step, group) for step in steps]
         ax.plot(steps, lrs, color=palette.LR, linewidth=2.4 if peak == max(peaks) else 1.2)
@@ -94,3 +97,78 @@ def _name_phases(cycle: OneCycle, ax: Axes, last_step: int) -> None:
             fontsize="small",
             rotation="horizontal" if wide else "vertical",
         )
+
+
+def plot_history(history: History) -> Figure:
+    """Draw a run over its optimizer steps: lr and momentum, losses, and validation metrics where there are any.
+
+    Args:
+        history: Columns as ``onecycle.fit`` records them.
+
+    Returns:
+        The figure, one panel above the other with a common axis of steps; ``figure.savefig(path)`` writes a file.
+
+    Raises:
+        ValueError: If the history has no rows.
+    """
+    from matplotlib.figure import Figure
+
+    if not history.rows:
+        raise ValueError("a history needs at least one row to be drawn; got none. Take a step first.")
+    metrics = [name for name in history if name.startswith("val_") and not name.endswith("loss")]
+    panels = 3 if metrics else 2
+    figure = Figure(figsize=(7.5, 2.4 * panels + 0.6), layout="constrained")
+    rates, losses, *rest = figure.subplots(panels, 1, sharex=True)
+    steps = history["step"]
+    _draw_rates(history, steps, rates)
+    _draw_losses(history, steps, losses)
+    for ax in rest:
+        _draw_metrics(history, metrics, ax)
+    figure.axes[panels - 1].set_xlabel("optimizer step")
+    return figure
+
+
+def _draw_rates(history: History, steps: list[float], ax: Axes) -> None:
+    ax.plot(steps, history["lr"], color=palette.LR, linewidth=2)
+    ax.set_ylabel("learning rate (solid)")
+    ax.set_ylim(bottom=0)
+    if "momentum" in history:
+        right = ax.twinx()
+        right.plot(steps, history["momentum"], color=palette.MOMENTUM, linewidth=1.6, linestyle="--")
+        right.set_ylabel("momentum (dashed)")
+
+
+def _draw_losses(history: History, steps: list[float], ax: Axes) -> None:
+    losses = np.array(history["loss"])
+    ax.plot(steps, losses, color=palette.RAW, linewidth=0.6, alpha=0.6)
+    ax.plot(steps, _smoothed(losses), color=palette.TRAIN_LOSS, linewidth=2, label="training (smoothed)")
+    styles = {"val_loss": ("o-", "validation"), "val_ema_loss": ("s--", "validation, averaged weights")}
+    for name, (style, label) in styles.items():
+        rows = history.where(name)
+        if rows:
+            points = [row["step"] for row in rows], [row[name] for row in rows]
+            ax.plot(*points, style, color=palette.VAL_LOSS, markersize=4, linewidth=1.4, label=label)
+    ax.set_ylabel("loss")
+    finite = losses[np.isfinite(losses)]
+    if finite.size:  # a blow-up must not flatten all the rest
+        ax.set_ylim(min(finite.min(), 0), 1.1 * np.quantile(finite, 0.98))
+    ax.legend(frameon=False)
+
+
+def _draw_metrics(history: History, metrics: list[str], ax: Axes) -> None:
+    styles = ("o-", "s--", "^:", "d-.")
+    for index, name in enumerate(metrics):
+        rows = history.where(name)
+        points = [row["step"] for row in rows], [row[name] for row in rows]
+        label = f"{name.removeprefix('val_').replace('_', ' ')} (at the end {points[1][-1]:.4g})"
+        ax.plot(*points, styles[index % len(styles)], color=palette.METRIC, markersize=4, linewidth=1.6, label=label)
+    ax.set_ylabel("validation")
+    ax.legend(frameon=False)
+
+
+def _smoothed(losses: np.ndarray) -> np.ndarray:
+    # A mean over a window about each point, narrower at the ends: no lag.
+    half = max(1, len(losses) // 50)
+    known = np.where(np.isfinite(losses), losses, np.nan)
+    windows = [known[max(0, i - half) : i + half + 1] for i in range(len(losses))]
+    return np.array([np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows])

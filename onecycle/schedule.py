@@ -89,12 +89,12 @@ class OneCycle:
     and no step trains at quite ``max_lr``, as in torch (0.981 of it with 7 steps). ``pct_start=1`` is a warm-up only
     and ends at the peak; a warm-up shorter than one step is left out, and the first step is already on the way down.
 
-    Without ``total_steps`` the cycle is a shape whose length is not set yet: it can be handed to
-    :func:`onecycle.fit`, and ``dataclasses.replace(cycle, max_lr=..., total_steps=...)`` makes the whole one.
+    With ``max_lr=None`` or without ``total_steps`` the cycle is a shape whose peak or length is not set yet: it can be
+    handed to :func:`onecycle.fit`, and ``dataclasses.replace(cycle, max_lr=..., total_steps=...)`` makes the whole one.
 
     Args:
         max_lr: Peak learning rate: a number, a :class:`lrfind.Suggestion`, a tensor with one element, or a list
-            with one peak per parameter group (then at least one above 0).
+            with one peak per parameter group (then at least one above 0). None: not chosen yet.
         total_steps: Optimizer steps in the cycle. Or ``epochs`` and ``steps_per_epoch``, whose product it is.
         pct_start: Share of the steps, 0 to 1, that the learning rate rises.
         anneal_strategy: ``"cos"``: each phase is half a cosine; ``"linear"``: a straight line.
@@ -123,7 +123,7 @@ class OneCycle:
     [('warm-up', 0.0, 2.0), ('anneal-down', 2.0, 9.0)]
     """
 
-    max_lr: float | tuple[float, ...]
+    max_lr: float | tuple[float, ...] | None
     total_steps: int | None
     pct_start: float
     anneal_strategy: AnnealStrategy
@@ -137,7 +137,7 @@ class OneCycle:
 
     def __init__(
         self,
-        max_lr: SupportsFloat | Sequence[SupportsFloat],
+        max_lr: SupportsFloat | Sequence[SupportsFloat] | None,
         total_steps: SupportsIndex | None = None,
         *,
         epochs: SupportsIndex | None = None,
@@ -153,7 +153,7 @@ class OneCycle:
         pct_flat: float = 0.0,
     ) -> None:
         values = {
-            "max_lr": _checked_peaks(max_lr),
+            "max_lr": None if max_lr is None else _checked_peaks(max_lr),
             "total_steps": _checked_length(total_steps, epochs, steps_per_epoch),
             "pct_start": float(pct_start),
             "anneal_strategy": anneal_strategy,
@@ -321,6 +321,20 @@ class OneCycle:
     def _largest(self) -> int:
         return self.max_lr.index(max(self.max_lr)) if isinstance(self.max_lr, tuple) else 0
 
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """``max_lr`` as a tuple: one for all parameter groups, or one each.
+
+        Raises:
+            ValueError: If ``max_lr`` is not chosen yet.
+        """
+        if self.max_lr is None:
+            raise ValueError(
+                "this OneCycle has no peak yet: max_lr is None. Give max_lr (lrfind.range_test(work).suggest() "
+                "measures one); dataclasses.replace(cycle, max_lr=...) sets it later."
+            )
+        return self.max_lr if isinstance(self.max_lr, tuple) else (self.max_lr,)
+
     def require_total_steps(self) -> int:
         """Return ``total_steps``.
 
@@ -358,12 +372,13 @@ class OneCycle:
 
     def _level(self, name: LRLevel | MomentumLevel, group: int) -> float:
         def of_group(values: float | tuple[float, ...]) -> float:
-            return values[group] if isinstance(values, tuple) else values
+            several = values if isinstance(values, tuple) else (values,)
+            return several[group] if len(several) > 1 else several[0]
 
         if name in ("base_momentum", "max_momentum"):
             return of_group(getattr(self, name))
         # Divided one after the other, as torch does: the last bit depends on it.
-        peak = of_group(self.max_lr)
+        peak = of_group(self.peaks)
         if name == "max_lr":
             return peak
         return peak / self.div_factor if name == "initial_lr" else peak / self.div_factor / self.final_div_factor

@@ -103,7 +103,7 @@ class OneCycleLR(torch.optim.lr_scheduler.OneCycleLR):
         self._div_factor, self._final_div_factor = cycle.div_factor, cycle.final_div_factor
         self.cycle_momentum = cycle_momentum
         groups = optimizer.param_groups
-        peaks = _one_each("max_lr", cycle.max_lr, groups)
+        peaks = _one_each("max_lr", cycle.max_lr if isinstance(cycle.max_lr, tuple) else cycle.peaks[0], groups)
         bases = _one_each("base_momentum", per_group("base_momentum", base_momentum), groups)
         tops = _one_each("max_momentum", per_group("max_momentum", max_momentum), groups)
         if cycle_momentum:
@@ -273,9 +273,9 @@ class OneCycleLR(torch.optim.lr_scheduler.OneCycleLR):
 def scheduler_for(cycle: OneCycle, optimizer: Optimizer) -> OneCycleLR:
     """Return a scheduler that moves ``optimizer`` along ``cycle``; see :meth:`onecycle.OneCycle.scheduler`."""
     peaks = (
-        list(cycle.max_lr)
+        list(cycle.peaks)
         if isinstance(cycle.max_lr, tuple)
-        else [cycle.max_lr * ratio for ratio in lr_ratios(optimizer)]
+        else [cycle.peaks[0] * ratio for ratio in lr_ratios(optimizer)]
     )
     cycle_momentum = cycle.cycle_momentum
     if cycle_momentum and not _has_momentum(optimizer):
