@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from experiments.tasks import TASKS, Task
 from experiments.tasks.data import CACHE
 from lrfind.batches import endless
+from lrfind.groups import get_momentum
 from lrfind.workload import Workload
+from onecycle import OneCycle, OneCycleLR
 
 VERSION = 1  # raised when run_cycle changes what it does
 PER_DECADE = 4
@@ -137,16 +139,10 @@ def _train(task: Task, max_lr: float, seed: int, steps: int, val_curve: bool) ->
     )
 
 
-def one_cycle(work: Workload, max_lr: float, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+def one_cycle(work: Workload, max_lr: float, steps: int) -> OneCycleLR:
     """Return the scheduler: the largest group peaks at ``max_lr``, momentum is cycled where there is one."""
-    optimizer = work.optimizer
-    lrs = [group["lr"] for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [max_lr * lr / max(lrs) for lr in lrs],
-        total_steps=steps,
-        cycle_momentum="momentum" in optimizer.defaults or "betas" in optimizer.defaults,
-    )
+    cycles = get_momentum(work.optimizer.param_groups[0]) is not None
+    return OneCycle(max_lr, steps, cycle_momentum=cycles).scheduler(work.optimizer)
 
 
 # The cache: a file of JSON lines per task.
