@@ -6,12 +6,14 @@ import csv
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from lrfind.smoothing import read_shape, smooth, usable_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,8 +125,6 @@ class LRCurve:
 
         See `lrfind.smoothing.smooth`: no lag, a blow-up does not leak back.
         """
-        from lrfind.smoothing import smooth
-
         return smooth(self.lr, self.loss)
 
     def suggest(self, rule: str | Callable[[LRCurve], float] | None = None) -> Suggestion:
@@ -212,7 +212,8 @@ class LRCurve:
             )
         note = "Losses are as torch-lr-finder keeps them: smoothed by its moving average, not raw."
         facts = {"source": "history", "notes": [note]}
-        return cls(history["lr"], history["loss"], _status_of(np.asarray(history["loss"])), facts=facts)
+        curve = cls(history["lr"], history["loss"], "too few points", facts=facts)
+        return replace(curve, status=_status_of(curve.lr, curve.loss))
 
     @classmethod
     def _from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -226,15 +227,14 @@ class LRCurve:
         )
 
 
-def _status_of(loss: NDArray[np.float64]) -> Status:
-    """Infer how a sweep ended from its losses alone."""
+def _status_of(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> Status:
+    """Infer how a sweep of torch-lr-finder ended."""
     if len(loss) < MIN_POINTS:
         return "too few points"
-    if not np.isfinite(loss[-1]):
+    if usable_points(loss) < len(loss):
         return "non-finite"
-    finite = loss[np.isfinite(loss)]
-    # Ended above where it began. A sweep cut by another tool's stop before that had turned, not diverged.
-    return "diverged" if finite[-1] > finite[0] + 0.5 * (finite[0] - finite.min()) else "range end"
+    stopped = loss[-1] > 5 * loss.min()  # its default diverge_th; what else it was set to is not in the history
+    return "diverged" if stopped or read_shape(lr, loss).risen is not None else "range end"
 
 
 def _read_only(values: ArrayLike) -> NDArray[np.float64]:

@@ -28,7 +28,11 @@ PATIENCE = 3
 CAP_NOISE = 8.0
 """... or, on a curve that hardly falls, plus this many standard deviations of the noise between batches."""
 RISEN_AFTER = 0.5
-"""A smoothed curve has risen once it is above its start after this part of its whole drop."""
+"""A smoothed curve has risen once, after this part of its drop, it is above its start by ..."""
+RISEN_DROP = 0.5
+"""... this part of its drop, and ..."""
+RISEN_NOISE = 5.0
+"""... this many standard deviations of its noise."""
 HUGE = 1e150
 """A loss beyond this counts as infinite, so that no square of a difference overflows."""
 _FLOAT32_STEPS = 1e-6
@@ -151,17 +155,18 @@ def read_shape(lr: Array, loss: Array) -> Shape:
     smoothed = smooth(lr, loss)[: usable_points(loss)]
     start = float(smoothed[0])
     drop = start - float(smoothed.min())
+    noise = _robust_noise(loss)
+    # Gaussian weights leave one part in 2 sqrt(pi) sigma of the variance of independent noise.
+    left_over = 1 / math.sqrt(max(1.0, 2 * math.sqrt(math.pi) * kernel_steps(lr)))
     fallen = int(np.argmax(smoothed <= start - RISEN_AFTER * drop))
-    above = smoothed[fallen:] > start
+    above = smoothed[fallen:] > start + max(RISEN_DROP * drop, RISEN_NOISE * left_over * noise)
     risen = fallen + int(np.argmax(above)) if above.any() else None
     bottom = int(np.argmin(smoothed[:risen]))
     half = (start + float(smoothed[bottom])) / 2
     halfway = int(np.flatnonzero(smoothed[: bottom + 1] >= half)[-1])
     low_end = bottom + int(np.argmax(np.append(smoothed[bottom:] > half, True)))
-    fall_z, noise = _contrast(loss[: halfway + 1], loss[halfway + 1 : low_end], _robust_noise(loss))
-    # Gaussian weights leave one part in 2 sqrt(pi) sigma of the variance of independent noise.
-    noise /= math.sqrt(max(1.0, 2 * math.sqrt(math.pi) * kernel_steps(lr)))
-    return Shape(smoothed, bottom, risen, halfway, fall_z, noise)
+    fall_z, noise_after = _contrast(loss[: halfway + 1], loss[halfway + 1 : low_end], noise)
+    return Shape(smoothed, bottom, risen, halfway, fall_z, left_over * noise_after)
 
 
 def _contrast(before: Array, after: Array, noise: float) -> tuple[float, float]:

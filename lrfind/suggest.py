@@ -21,10 +21,16 @@ __all__ = ["DEFAULT_RULE", "RULES", "NoSuggestion", "Rule", "Suggestion", "level
 # The constants of the suggestion, all in one place.
 LEVEL = 0.5
 """Our rule averages the lr of the minimum with the lr where this part of the drop is reached."""
-FLAT = 5.0
-"""A fall of the loss by less than this many standard errors is none."""
+FLAT = 4.0
+"""A fall of the loss by less than this many standard errors is none ..."""
+FLAT_BEFORE_RISE = 1.0
+"""... but this is enough where the lowest point stands right before the blow-up: noise puts it anywhere ..."""
+BEFORE_RISE = 0.15
+"""... that is, in the last part of the decades between the first lr and the blow-up."""
 WEAK = 8.0
-"""... and one of less than this is doubtful."""
+"""A fall by less than this is doubtful."""
+RISE = 8.0
+"""A curve that never fell has blown up if it rose by this many standard deviations of its smoothed noise."""
 MIN_DECADES = 0.5
 """A range narrower than this shows too little of the curve."""
 SCATTER = 0.43
@@ -196,11 +202,11 @@ def _checked_shape(curve: LRCurve) -> Shape:
             "Sweep over several decades (start_lr, end_lr)."
         )
     shape = read_shape(curve.lr, curve.loss)
-    if shape.fall_z > FLAT and shape.drop > shape.rounding:
+    if shape.drop > shape.rounding and shape.fall_z > _least_fall(curve, shape):
         return shape
-    if blew_up or shape.risen is not None:
+    if blew_up or float(shape.smoothed.max()) - shape.start > RISE * shape.noise:
         raise NoSuggestion(
-            f"The loss never fell before it blew up at lr {_ceiling(curve, shape):.2g}: it diverged at once. "
+            f"The loss never fell before it blew up (by lr {min(_ceiling(curve, shape), curve.lr[-1]):.2g}): it diverged at once. "
             "Sweep from a lower start_lr."
         )
     raise NoSuggestion(
@@ -208,6 +214,12 @@ def _checked_shape(curve: LRCurve) -> Shape:
         "but for noise. Raise end_lr, and check that the optimizer holds the model's parameters and that the "
         "loss depends on them."
     )
+
+
+def _least_fall(curve: LRCurve, shape: Shape) -> float:
+    """Return how many standard errors the loss must have fallen by."""
+    before_rise = math.log(curve.lr[shape.bottom] / curve.lr[0]) / math.log(_ceiling(curve, shape) / curve.lr[0])
+    return FLAT_BEFORE_RISE if before_rise > 1 - BEFORE_RISE else FLAT
 
 
 def _level(curve: LRCurve, shape: Shape) -> float:
@@ -227,7 +239,13 @@ def _drop_start(curve: LRCurve, shape: Shape) -> float:
     lowest = shape.lowest
     if constant is None or not constant - lowest > max(FLAT * shape.noise, shape.rounding):
         return shape.start
-    return min(shape.start, float(constant))
+    return min(shape.start, constant)
+
+
+def _constant_loss(curve: LRCurve) -> float | None:
+    """Loss of the best constant predictor, None if it is not known or no number."""
+    constant = curve.facts.get("constant_loss")
+    return float(constant) if isinstance(constant, int | float) and math.isfinite(constant) else None
 
 
 def _picks(curve: LRCurve, rule: Rule, name: str = DEFAULT_RULE) -> list[float]:
@@ -276,7 +294,7 @@ def _warnings(curve: LRCurve, shape: Shape, lr: float, picks: list[float]) -> li
     first, last = float(curve.lr[0]), float(curve.lr[-1])
     turned = math.isfinite(_ceiling(curve, shape))
     at_end = shape.bottom >= len(shape.smoothed) - 1 - 2 * kernel_steps(curve.lr)
-    constant = curve.facts.get("constant_loss")
+    constant = _constant_loss(curve)
     rates = _families(curve, shape, lr)
     sweeps = 1 + len(curve.replicates)
     found = []

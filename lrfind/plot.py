@@ -1,0 +1,160 @@
+"""Pictures of range tests."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lrfind.curve import LRCurve, NoSuggestion
+from lrfind.palette import PICK, RANGE, RAW, TRAIN_LOSS
+from lrfind.smoothing import is_number
+from lrfind.suggest import Suggestion, suggest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_HEADROOM = 0.35
+"""Part of the drop that is shown above the start: a blow-up runs out of the picture."""
+_MARKERS = "ovs^D*Xp"
+
+
+def plot_curve(
+    curve: LRCurve, suggestion: Suggestion | None = None, ax: Axes | None = None, *, rules: Sequence[str] = ()
+) -> Axes:
+    """Draw loss against learning rate, with the pick and how far to trust it.
+
+    Raw losses are faint points, the smoothed curve a line, the pick a vertical line in the band
+    ``low``..``high``; warnings, or why there is no suggestion, stand below the picture. Nothing is shown:
+    ``ax.figure.savefig(...)`` writes a file, and a notebook draws the figure by itself.
+
+    Args:
+        curve: what a range test returned.
+        suggestion: the pick to mark; by default ``curve.suggest()``.
+        ax: where to draw; by default the axes of a new figure.
+        rules: names in ``lrfind.RULES`` whose picks are marked on the curve as well, for comparison.
+
+    Returns:
+        The axes drawn on.
+
+    Raises:
+        ValueError: If a rule is unknown.
+    """
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        _, ax = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    remarks: Sequence[str] = ()
+    if suggestion is None:
+        try:
+            suggestion = suggest(curve)
+        except NoSuggestion as reason:
+            remarks = (f"No suggestion. {reason}",)
+    smoothed = curve.smoothed()
+    _draw_losses(ax, curve, smoothed)
+    if suggestion is not None:
+        remarks = suggestion.warnings
+        ax.axvspan(
+            suggestion.low,
+            suggestion.high,
+            color=RANGE,
+            alpha=0.22,
+            linewidth=0,
+            label=f"trust range: {suggestion.low:.2g} to {suggestion.high:.2g}",
+            zorder=0,
+        )
+        ax.axvline(suggestion.lr, color=PICK, linewidth=1.8, label=f"{suggestion.rule}: {suggestion.lr:.2g}", zorder=3)
+    _mark_rules(ax, curve, smoothed, rules)
+    _dress(ax, curve, remarks)
+    return ax
+
+
+def _draw_losses(ax: Axes, curve: LRCurve, smoothed: np.ndarray) -> None:
+    ax.set_xscale("log")
+    number = is_number(curve.loss)
+    # Points that lie above the picture are clipped; those that are no number have no place in it.
+    ax.plot(
+        curve.lr[number],
+        curve.loss[number],
+        linestyle="none",
+        marker=".",
+        markersize=4,
+        color=RAW,
+        alpha=0.6,
+        label="raw",
+    )
+    for replicate in curve.replicates:
+        ax.plot(replicate.lr, replicate.smoothed(), color=TRAIN_LOSS, linewidth=0.9, alpha=0.5)
+    ax.plot(curve.lr, smoothed, color=TRAIN_LOSS, linewidth=2.0, label="smoothed")
+    constant = curve.facts.get("constant_loss")
+    low, high = _loss_range(curve, smoothed)
+    ax.set_ylim(low, high)
+    if isinstance(constant, int | float) and low < constant < high:
+        ax.axhline(constant, color=RAW, linewidth=1.2, linestyle=":", label="best constant prediction")
+
+
+def _loss_range(curve: LRCurve, smoothed: np.ndarray) -> tuple[float, float]:
+    """Return limits that show start and drop, whatever the blow-up."""
+    shown = smoothed[np.isfinite(smoothed)]
+    if len(shown) == 0:
+        return 0.0, 1.0
+    start, low = float(shown[0]), float(shown.min())
+    raw = curve.loss[: len(shown)]
+    raw = raw[is_number(raw)]
+    calm = raw[raw <= start + max(start - low, 1e-12)]  # without the blow-up, but with the noise
+    low = min(low, float(np.quantile(calm, 0.01))) if len(calm) else low
+    top = max(start, float(np.quantile(calm, 0.98))) if len(calm) else start
+    height = max(top - low, 0.02 * abs(start), 1e-9)
+    return low - 0.06 * height, top + _HEADROOM * height
+
+
+def _mark_rules(ax: Axes, curve: LRCurve, smoothed: np.ndarray, rules: Sequence[str]) -> None:
+    for name, marker in zip(rules, _MARKERS * (1 + len(rules) // len(_MARKERS)), strict=False):
+        try:
+            lr = suggest(curve, name).lr
+        except NoSuggestion:
+            continue
+        finite = np.isfinite(smoothed)
+        height = float(np.interp(math.log(lr), np.log(curve.lr[finite]), smoothed[finite]))
+        ax.plot(
+            lr,
+            height,
+            linestyle="none",
+            marker=marker,
+            markersize=8,
+            color=PICK,
+            markeredgecolor=ax.get_facecolor(),
+            label=f"{name}: {lr:.2g}",
+            zorder=4,
+        )
+
+
+def _dress(ax: Axes, curve: LRCurve, remarks: Sequence[str]) -> None:
+    batch_size = curve.facts.get("batch_size")
+    optimizer = curve.facts.get("optimizer")
+    how = [f"{len(curve)} steps", f"ended: {curve.status}"]
+    how += [str(optimizer)] if optimizer else []
+    how += [f"batch {batch_size}"] if batch_size else []
+    ax.set_title(", ".join(how), loc="left", fontsize="medium")
+    ax.set_xlabel("learning rate (log scale)")
+    ax.set_ylabel(f"{curve.facts.get('loss', 'training')} loss")
+    ax.grid(True, which="major", alpha=0.25)
+    ax.legend(loc="lower left", fontsize="small", framealpha=0.7)
+    if remarks:
+        text = "\n".join(textwrap.fill(f"! {remark}", 105, subsequent_indent="  ") for remark in remarks)
+        ax.annotate(
+            text,
+            xy=(0, 0),
+            xycoords="axes fraction",
+            xytext=(0, -3.6 * _font_points(ax)),
+            textcoords="offset points",
+            verticalalignment="top",
+            fontsize="small",
+        )
+
+
+def _font_points(ax: Axes) -> float:
+    return float(ax.xaxis.label.get_fontsize())
