@@ -233,7 +233,8 @@ def _status_of(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> Status:
         return "too few points"
     if usable_points(loss) < len(loss):
         return "non-finite"
-    stopped = loss[-1] > 5 * loss.min()  # its default diverge_th; what else it was set to is not in the history
+    best = float(np.nanmin(loss))
+    stopped = best > 0 and loss[-1] > 5 * best  # its default diverge_th; another one is not in the history
     return "diverged" if stopped or read_shape(lr, loss).risen is not None else "range end"
 
 

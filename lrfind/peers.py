@@ -98,7 +98,9 @@ def lightning(curve: LRCurve) -> float:
     _need(len(losses), 2, "lightning", "finite points after the first 10 and without the last")
     if not (np.diff(lrs) > 0).all():
         raise NoSuggestion("lightning takes slopes by lr, and two steps have the same lr. Use another rule.")
-    return float(lrs[np.argmin(np.gradient(losses, lrs))])
+    with np.errstate(over="ignore", invalid="ignore"):
+        slopes = np.gradient(losses, lrs)
+    return float(lrs[np.argmin(slopes)])
 
 
 def minimum(curve: LRCurve) -> float:
@@ -246,6 +248,6 @@ def _gradient(losses: Array) -> Array:
 def _need(points: int, at_least: int, rule: str, what: str = "points up to its own stop") -> None:
     if points < at_least:
         raise NoSuggestion(
-            f"The rule {rule!r} needs at least {at_least} {what}; the curve has {points}. "
+            f"The rule {rule!r} sees {points} {what} and needs {at_least}. "
             "Sweep in more steps (num_iter), or use the default rule."
         )

@@ -206,8 +206,8 @@ def _checked_shape(curve: LRCurve) -> Shape:
         return shape
     if blew_up or float(shape.smoothed.max()) - shape.start > RISE * shape.noise:
         raise NoSuggestion(
-            f"The loss never fell before it blew up (by lr {min(_ceiling(curve, shape), curve.lr[-1]):.2g}): it diverged at once. "
-            "Sweep from a lower start_lr."
+            f"The loss never fell before it blew up (by lr {min(_ceiling(curve, shape), curve.lr[-1]):.2g}): "
+            "it diverged at once. Sweep from a lower start_lr."
         )
     raise NoSuggestion(
         f"The loss never fell: from lr {curve.lr[0]:.2g} to {curve.lr[-1]:.2g} it stayed at {shape.start:.4g}, "
@@ -218,8 +218,9 @@ def _checked_shape(curve: LRCurve) -> Shape:
 
 def _least_fall(curve: LRCurve, shape: Shape) -> float:
     """Return how many standard errors the loss must have fallen by."""
-    before_rise = math.log(curve.lr[shape.bottom] / curve.lr[0]) / math.log(_ceiling(curve, shape) / curve.lr[0])
-    return FLAT_BEFORE_RISE if before_rise > 1 - BEFORE_RISE else FLAT
+    first, bottom = float(curve.lr[0]), float(curve.lr[shape.bottom])
+    last_part = (1 - BEFORE_RISE) * math.log(_ceiling(curve, shape) / first)
+    return FLAT_BEFORE_RISE if math.log(bottom / first) > last_part else FLAT
 
 
 def _level(curve: LRCurve, shape: Shape) -> float:
@@ -235,9 +236,8 @@ def _level(curve: LRCurve, shape: Shape) -> float:
 
 def _drop_start(curve: LRCurve, shape: Shape) -> float:
     """Loss from which the drop is counted: the start, or a constant predictor's where that is beaten."""
-    constant = curve.facts.get("constant_loss")
-    lowest = shape.lowest
-    if constant is None or not constant - lowest > max(FLAT * shape.noise, shape.rounding):
+    constant = _constant_loss(curve)
+    if constant is None or not constant - shape.lowest > max(FLAT * shape.noise, shape.rounding):
         return shape.start
     return min(shape.start, constant)
 
