@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
+from lrfind.objects import vars_of
+
 Batch = Any
 Group = list[Batch]
 
@@ -195,9 +197,3 @@ def rewinds(loader: Iterable[Batch]) -> bool:
         return False
     streams = isinstance(source, IterableDataset) or not hasattr(source, "__getitem__")
     return not (streams and any(hasattr(value, "__next__") for value in vars_of(source).values()))
-
-
-def vars_of(value: Any) -> dict[str, Any]:
-    """Return the attribute dictionary of an object, empty for one that has none."""
-    attributes: dict[str, Any] = getattr(value, "__dict__", {})
-    return attributes

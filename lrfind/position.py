@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrfind.batches import vars_of
+from lrfind.objects import vars_of
 from lrfind.randomness import generator_state, set_generator_state
 
 # Attributes through which loaders, samplers and datasets hold one another.

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lrfind.batches import vars_of
-from lrfind.position import loader_parts
+from lrfind.objects import GENERATORS, MANY, is_plain, referred, slots_of, vars_of
 from lrfind.randomness import generator_state, random_states, set_generator_state, set_random_states
 from lrfind.workload import Workload
 
 Restore = Callable[[], None]
 Where = Literal["device", "cpu"] | Path
 
-# What a module keeps in containers of its own, and is taken down as tensors.
-_MODULE_TENSORS = ("_parameters", "_buffers")
-# What an optimizer keeps per parameter and per group, likewise.
-_OPTIMIZER_TENSORS = ("state", "param_groups")
-_PEER_ITERATOR = ("_iterator", "run_counter")
+_NO_STATE = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
+# The place of an iterator cannot be given back, so what a torch-lr-finder iterator knows of it stays as it is. The
+# iterator of a DataLoader is its worker processes: preserve sets them aside.
+_ITERATOR = ("_iterator", "run_counter")
 
 
 class Snapshot:
@@ -54,40 +55,22 @@ class Snapshot:
                 f"snapshot must be 'device', 'cpu' or the Path of an existing folder; got {where!r}. 'device' is "
                 "fastest, 'cpu' holds no second copy of the model on the accelerator, a folder none in memory."
             )
-        keep = _Keeper(where)
-        losses = [loss for loss in (work.criterion, work.loss_fn) if isinstance(loss, nn.Module)]
-        modules = {id(m): m for root in (work.model, *losses) for m in root.modules()}.values()
-        self._keep = keep  # temporary files live as long as it does
-        self._state: list[Restore] = [
-            *(_module(module, keep) for module in modules),
-            _optimizer(work.optimizer, keep),
-        ]
-        if work.grad_scaler is not None:
-            self._state.append(_attributes(work.grad_scaler, keep))
-        self._data = _data(work) if data else None
+        self._record = _Record(_Keeper(where))
+        if data:
+            self._record.take_data(work)
+        self._record.take_state(work)
 
     def restore(self, *, data: bool = True) -> None:
-        """Put everything back.
+        """Put everything back; worker processes that a loader keeps between epochs are let go.
 
         Args:
             data: False leaves random states and the loaders as they are: the next sweep from the same weights
                 then sees other batches.
+
+        Raises:
+            ExceptionGroup: If something could not be put back; all the rest has been.
         """
-        with torch.no_grad():
-            for restore in self._state:
-                restore()
-        if data and self._data is not None:
-            self._data()
-
-
-@contextmanager
-def data_preserved(work: Workload) -> Iterator[None]:
-    """Undo on exit, error or not, what reading the workload's loaders does: the data half of ``preserve``."""
-    restore = _data(work)
-    try:
-        yield
-    finally:
-        restore()
+        self._record.restore(data=data)
 
 
 @contextmanager
@@ -96,18 +79,24 @@ def preserve(work: Workload, where: Where = "device") -> Iterator[Snapshot]:
 
     Restored, bit for bit, in the same tensor objects: parameters, buffers (non-persistent ones too), gradients,
     optimizer state (state that did not exist is absent again) and groups (keys, tensor learning rates), the
-    grad scaler; each submodule's train/eval mode and plain attributes (counters, hidden states); the random
-    states of Python, numpy, torch and its accelerators; generators and plain attributes of loader, sampler and
-    dataset, so that an iterable dataset that counts its own position is rewound too.
-    Not restored: the position of iterators and open files inside a dataset (``lrfind.batches.rewinds``), files,
-    and what the body does to objects that are no part of the workload.
+    grad scaler; each submodule's train/eval mode and other attributes (counters, hidden states, objects of the
+    user's own classes and what these hold); the random states of Python, numpy, torch and its accelerators; the
+    generators and attributes of loader, sampler and dataset, so that an iterable dataset that counts its own
+    position is rewound too. A Ctrl-C while things are put back waits until they are.
+    Not restored: the position of iterators and open files inside a dataset (``lrfind.batches.rewinds``), a
+    dataset's samples where reading changes them, files, and what the body does to objects that the workload does
+    not hold. Of a function (``loss_fn``, a hook) modules, optimizers and random generators that it names count as
+    held, lists and other variables do not.
 
     Yields:
         The ``Snapshot``, whose ``restore()`` takes the body back to the start as often as it likes.
 
-    >>> model = nn.Linear(2, 1)
+    Raises:
+        ExceptionGroup: If something could not be put back; all the rest has been.
+
+    >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = torch.optim.Adam(model.parameters())
-    >>> work = Workload(model, optimizer, nn.MSELoss(), [(torch.ones(4, 2), torch.ones(4, 1))])
+    >>> work = Workload(model, optimizer, torch.nn.MSELoss(), [(torch.ones(4, 2), torch.ones(4, 1))])
     >>> before = model.weight.clone()
     >>> with preserve(work):
     ...     _ = work.step([(torch.ones(4, 2), torch.ones(4, 1))])
@@ -115,187 +104,256 @@ def preserve(work: Workload, where: Where = "device") -> Iterator[Snapshot]:
     (True, 0, None)
     """
     snapshot = Snapshot(work, where)
-    give_back_gradients = set_gradients_aside(work)
+    record = snapshot._record
+    give_back = (_aside(record.leaves, "grad"), _aside(record.workers, "_iterator"))
     try:
         yield snapshot
     finally:
-        snapshot.restore()
-        give_back_gradients()
+        with _ctrl_c_waits():
+            try:
+                snapshot.restore()
+            finally:
+                for give in give_back:
+                    give()
+
+
+@contextmanager
+def data_preserved(work: Workload) -> Iterator[None]:
+    """Undo on exit, error or not, what reading the workload's loaders does: the data half of ``preserve``."""
+    record = _Record(_Keeper("device"))
+    record.take_data(work)
+    give_back = _aside(record.workers, "_iterator")
+    try:
+        yield
+    finally:
+        with _ctrl_c_waits():
+            try:
+                record.restore(data=True)
+            finally:
+                give_back()
 
 
 def set_gradients_aside(work: Workload) -> Restore:
     """Leave the parameters without gradients; the function returned gives the same tensors back. Copies nothing."""
     parameters = {id(p): p for group in work.optimizer.param_groups for p in group["params"]}
     parameters |= {id(p): p for p in work.model.parameters()}
-    gradients = [(parameter, parameter.grad) for parameter in parameters.values()]
-    for parameter, _ in gradients:
-        parameter.grad = None
+    return _aside(parameters.values(), "grad")
+
+
+def _aside(holders: Iterable[Any], name: str) -> Restore:
+    kept = [(holder, getattr(holder, name)) for holder in holders]
+    for holder, _ in kept:
+        setattr(holder, name, None)
 
     def give_back() -> None:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        for holder, value in kept:
+            setattr(holder, name, value)
 
     return give_back
 
 
+class _Record:
+    """Walks from object to object and notes of each, once, how to put it back."""
+
+    def __init__(self, keep: _Keeper) -> None:
+        self.leaves: list[Tensor] = []  # tensors that can have a gradient
+        self.workers: list[DataLoader[Any]] = []  # loaders that keep worker processes between epochs
+        self._state: list[Restore] = []
+        self._data: list[Restore] = []
+        self._keep = keep
+        self._seen: dict[int, Any] = {}  # holds the objects too, so that no other can get their ids
+
+    def take_data(self, work: Workload) -> None:
+        """Take down the global random states and where the loaders stand."""
+        self._data.append(partial(set_random_states, random_states()))
+        self._walk([work.train_loader, work.val_loader], "data")
+
+    def take_state(self, work: Workload) -> None:
+        """Take down model, optimizer, loss and what belongs to them; tensors are copied."""
+        self._walk(
+            [
+                work.grad_scaler,
+                *(work.metrics or {}).values(),
+                work.loss_fn,
+                work.criterion,
+                work.optimizer,
+                work.model,
+                # Said outright for modules that keep them elsewhere than in attributes (TorchScript).
+                *work.model.parameters(),
+                *work.model.buffers(),
+            ],
+            "state",
+        )
+        self._seen.clear()
+
+    def restore(self, *, data: bool) -> None:
+        """Put back what was taken down, all of it even if a part fails.
+
+        Raises:
+            ExceptionGroup: Of what has failed.
+        """
+        failed: list[Exception] = []
+        with _ctrl_c_waits(), torch.no_grad():
+            for restore in (*self._state, *(self._data if data else ())):
+                try:
+                    restore()
+                except Exception as error:
+                    failed.append(error)
+            if data:
+                for loader in self.workers:
+                    loader._iterator = None
+        if failed:
+            raise ExceptionGroup(
+                f"{len(failed)} parts of the workload could not be put back after the sweep, everything else is as it "
+                "was; build the workload anew to be sure.",
+                failed,
+            )
+
+    def _walk(self, roots: list[Any], what: Literal["state", "data"]) -> None:
+        waiting: list[tuple[Any, str]] = [(root, what) for root in roots]
+        while waiting:
+            value, what_of = waiting.pop()
+            kind = type(value)
+            if kind in _NO_STATE or id(value) in self._seen:
+                continue
+            self._seen[id(value)] = value
+            if issubclass(kind, Dataset | DataLoader):
+                what_of = "data"
+            elif issubclass(kind, Sampler):
+                what_of = "sampler"  # where the loader stands, but its tensors are no samples
+            restores = self._take(value, tensors=what_of != "data")
+            (self._state if what_of == "state" else self._data).extend(restores)
+            waiting += [(part, what_of) for part in referred(value, many=MANY if what_of == "data" else None)]
+
+    def _take(self, value: Any, *, tensors: bool) -> Iterator[Restore]:
+        kind = type(value)
+        if issubclass(kind, Tensor):
+            # Under inference mode made, outside of it constant.
+            if tensors and not value.is_inference():
+                yield self._tensor(value)
+        elif issubclass(kind, np.ndarray):
+            if tensors and value.flags.writeable:
+                yield partial(np.copyto, value, value.copy())
+        elif issubclass(kind, GENERATORS):
+            yield partial(set_generator_state, value, generator_state(value))
+        else:
+            if issubclass(kind, dict):
+                yield partial(_refill, value, dict(value))
+            elif issubclass(kind, list | deque | set):
+                yield partial(_replace, value, list(value))
+            if is_plain(value):
+                yield self._attributes(value)
+
+    def _attributes(self, value: Any) -> Restore:
+        skip: tuple[str, ...] = ()
+        if isinstance(value, DataLoader):
+            skip = _ITERATOR
+            if value.persistent_workers:
+                self.workers.append(value)
+        elif hasattr(value, "inputs_labels_from_batch"):
+            skip = _ITERATOR
+        attributes = {name: part for name, part in vars_of(value).items() if name not in skip}
+        slots = slots_of(value)
+
+        def restore() -> None:
+            # Through the dictionary: a DataLoader refuses to have its parts set, even to what they are.
+            now = vars_of(value)
+            _refill(now, attributes | {name: now[name] for name in skip if name in now})
+            for name in slots_of(value).keys() - slots.keys():
+                object.__delattr__(value, name)
+            for name, part in slots.items():
+                object.__setattr__(value, name, part)
+
+        return restore
+
+    def _tensor(self, tensor: Tensor) -> Restore:
+        if tensor.is_leaf:
+            self.leaves.append(tensor)
+        memory = tensor.detach()
+        kept = self._keep(_once(memory))
+        leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
+
+        def restore() -> None:
+            if not _same_memory(tensor, memory):
+                tensor.data = memory
+            _once(memory).copy_(kept())
+            if leaf and tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+
+        return restore
+
+
 class _Keeper:
-    """Copies tensors, each once, and puts the copies back into the same tensor objects."""
+    """Copies tensors to where the copies are to lie; a copy is got back by a call."""
 
     def __init__(self, where: Where) -> None:
         self._where = where
-        self._seen: set[int] = set()
         if isinstance(where, Path):
             self._folder = tempfile.mkdtemp(prefix="lrfind-", dir=where)
+            self._files = 0
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
-    def __call__(self, tensor: Tensor) -> Restore:
-        if id(tensor) in self._seen:  # tied weights are registered more than once
-            return lambda: None
-        self._seen.add(id(tensor))
-        with torch.no_grad():
-            kept = tensor.detach().to("cpu", copy=True) if self._where == "cpu" else tensor.detach().clone()
+    def __call__(self, tensor: Tensor) -> Callable[[], Tensor]:
         if isinstance(self._where, Path):
-            return self._on_disk(tensor, kept)
+            return self._on_disk(tensor)
+        kept = tensor.to("cpu", copy=True) if self._where == "cpu" else tensor.clone()
+        return lambda: kept
 
-        def restore() -> None:
-            tensor.detach().copy_(kept)
-
-        return restore
-
-    def _on_disk(self, tensor: Tensor, kept: Tensor) -> Restore:
-        file = os.path.join(self._folder, f"{len(self._seen)}.pt")
-        torch.save(kept, file)
-
-        def restore() -> None:
-            tensor.detach().copy_(torch.load(file, map_location="cpu", weights_only=True))
-
-        return restore
+    def _on_disk(self, tensor: Tensor) -> Callable[[], Tensor]:
+        self._files += 1
+        file = os.path.join(self._folder, f"{self._files}.pt")
+        torch.save(tensor.clone(), file)
+        return partial(torch.load, file, map_location="cpu", weights_only=True)
 
 
-def _module(module: nn.Module, keep: _Keeper) -> Restore:
-    registered = {name: dict(vars(module)[name]) for name in _MODULE_TENSORS}
-    tensors = [keep(t) for named in registered.values() for t in named.values() if t is not None]
-    attributes = _attributes(module, keep, skip=_MODULE_TENSORS)
-
-    def restore() -> None:
-        for name, named in registered.items():
-            _refill(vars(module)[name], named)
-        for restore_tensor in tensors:
-            restore_tensor()
-        attributes()
-
-    return restore
+def _once(tensor: Tensor) -> Tensor:
+    """Return a view that holds each number of an expanded tensor once: what is repeated cannot be written."""
+    if tensor.layout is torch.strided and 0 in tensor.stride():
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if stride == 0 and size > 1:
+                tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
-def _optimizer(optimizer: torch.optim.Optimizer, keep: _Keeper) -> Restore:
-    state = {parameter: _mapping(values, keep) for parameter, values in optimizer.state.items()}
-    holders = dict(optimizer.state)
-    groups = list(optimizer.param_groups)
-    group_restores = [_mapping(group, keep, skip=("params",)) for group in groups]
-    members = [list(group["params"]) for group in groups]
-    attributes = _attributes(optimizer, keep, skip=_OPTIMIZER_TENSORS)
-
-    def restore() -> None:
-        _refill(optimizer.state, holders)
-        for restore_values in state.values():
-            restore_values()
-        optimizer.param_groups[:] = groups
-        for group, restore_group, params in zip(groups, group_restores, members, strict=True):
-            restore_group()
-            group["params"] = params
-        attributes()
-
-    return restore
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if (one.shape, one.dtype, one.device, one.layout) != (other.shape, other.dtype, other.device, other.layout):
+        return False
+    # Sharded and other composed tensors have no memory of their own to compare.
+    return one.layout is not torch.strided or not _plain_tensor(one) or one.data_ptr() == other.data_ptr()
 
 
-def _mapping(mapping: dict[Any, Any], keep: _Keeper, skip: tuple[str, ...] = ()) -> Restore:
-    kept = dict(mapping)
-    tensors = [keep(value) for key, value in kept.items() if key not in skip and isinstance(value, Tensor)]
-    others = {
-        key: copy.deepcopy(value) for key, value in kept.items() if key not in skip and not isinstance(value, Tensor)
-    }
-
-    def restore() -> None:
-        _refill(mapping, kept | copy.deepcopy(others))
-        for restore_tensor in tensors:
-            restore_tensor()
-
-    return restore
+def _plain_tensor(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
-def _attributes(thing: Any, keep: _Keeper | None = None, skip: tuple[str, ...] = ()) -> Restore:
-    """Take down an object's attributes: what is bound, what plain containers hold, how far generators are.
-
-    ``keep``: None leaves tensors' contents alone (a dataset's tensors are data, not state).
-    """
-    attributes = {name: value for name, value in vars_of(thing).items() if name not in skip}
-    contents = [content for value in attributes.values() if (content := _content(value, keep)) is not None]
-
-    def restore() -> None:
-        # Through the dictionary: a DataLoader refuses to have its parts set, even to what they are.
-        _refill(
-            vars_of(thing),
-            {name: vars_of(thing)[name] for name in skip if name in vars_of(thing)} | attributes,
-        )
-        for restore_content in contents:
-            restore_content()
-
-    return restore
+def _refill(mapping: Any, items: dict[Any, Any]) -> None:
+    # Only what has changed is touched: others may be reading. New keys would otherwise change the order.
+    if len(mapping) != len(items) or not all(map(is_, mapping, items)):
+        mapping.clear()
+    for key, value in items.items():
+        if key not in mapping or mapping[key] is not value:
+            mapping[key] = value
 
 
-def _content(value: Any, keep: _Keeper | None) -> Restore | None:
-    if isinstance(value, Tensor):
-        return keep(value) if keep is not None else None
-    if isinstance(value, dict):
-        return _mapping_content(value)
-    if isinstance(value, list | deque | set):
-        return partial(_replace, value, list(value))
-    if (state := generator_state(value)) is not None:
-        return partial(set_generator_state, value, state)
-    return None
-
-
-def _mapping_content(mapping: dict[Any, Any]) -> Restore:
-    held = dict(mapping)
-    inner = [_mapping_content(value) for value in held.values() if isinstance(value, dict)]
-
-    def restore() -> None:
-        _refill(mapping, held)
-        for restore_inner in inner:
-            restore_inner()
-
-    return restore
-
-
-def _replace(container: Any, items: Iterable[Any]) -> None:
+def _replace(container: Any, items: list[Any]) -> None:
+    if len(container) == len(items) and all(map(is_, container, items)):
+        return
     container.clear()
     (container.update if isinstance(container, set) else container.extend)(items)
 
 
-def _refill(mapping: Any, items: dict[Any, Any]) -> None:
-    mapping.clear()
-    mapping.update(items)
-
-
-def _data(work: Workload) -> Restore:
-    """Take down the global random states and where the loaders stand."""
-    restores: list[Restore] = [
-        partial(set_random_states, random_states()),
-        *(_part(part) for loader in (work.train_loader, work.val_loader) for part in loader_parts(loader)),
-    ]
-
-    def restore() -> None:
-        for restore_one in restores:
-            restore_one()
-
-    return restore
-
-
-def _part(part: Any) -> Restore:
-    # The place of an iterator cannot be given back, so that what a torch-lr-finder iterator knows of it has to stay.
-    restore = _attributes(part, skip=_PEER_ITERATOR if hasattr(part, "inputs_labels_from_batch") else ())
-    if isinstance(part, DataLoader) and part.persistent_workers:
-        # Workers that outlive an epoch have random states of their own: they are set aside, and the body starts
-        # others.
-        part._iterator = None
-    return restore
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Hold back a Ctrl-C until the body is through; only the main thread gets one."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    pressed: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *arguments: pressed.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            before(*pressed[-1])
