@@ -349,11 +349,14 @@ def _loss_at(curve: LRCurve, shape: Shape, lr: float) -> float:
 def _families(curve: LRCurve, shape: Shape, lr: float) -> dict[str, float]:
     """Return what three families of rules say on the same smoothed curve."""
     descent = shape.smoothed[: shape.bottom + 1]
-    slopes = np.gradient(descent) if len(descent) > 1 else np.zeros(1)
+    # The fall over two kernel widths: from step to step, the steepest place is mostly noise.
+    reach = max(1, round(kernel_steps(curve.lr)))
+    steps = np.arange(len(descent))
+    falls = descent[np.maximum(steps - reach, 0)] - descent[np.minimum(steps + reach, len(descent) - 1)]
     return {
         "this pick": lr,
         "a tenth of the minimum's": float(curve.lr[shape.bottom]) / 10,
-        "steepest fall": float(curve.lr[int(np.argmin(slopes))]),
+        "steepest fall": float(curve.lr[int(np.argmax(falls))]),
     }
 
 
