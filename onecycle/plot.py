@@ -33,7 +33,7 @@ def plot_schedule(cycle: OneCycle, ax: Axes | None = None) -> Axes:
         The axes of the learning rate; ``ax.figure.savefig(path)`` writes a file.
 
     Raises:
-        ValueError: If ``total_steps`` is not set.
+        ValueError: If ``max_lr`` or ``total_steps`` is not set.
 
     >>> import matplotlib.pyplot as plt
     >>> ax = plot_schedule(OneCycle(max_lr=0.5, total_steps=100))
@@ -43,12 +43,11 @@ def plot_schedule(cycle: OneCycle, ax: Axes | None = None) -> Axes:
     """
     import matplotlib.pyplot as plt
 
-    last_step = cycle.require_total_steps() - 1
+    peaks, last_step = cycle.peaks, cycle.require_total_steps() - 1
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
 
     steps = _steps_to_draw(cycle, last_step)
-    peaks = cycle.peaks
     for group, peak in enumerate(peaks):
         lrs = [cycle.lr(step, group) for step in steps]
         ax.plot(steps, lrs, color=palette.LR, linewidth=2.4 if peak == max(peaks) else 1.2)

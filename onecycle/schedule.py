@@ -83,7 +83,7 @@ class OneCycle:
     The parameters are those of ``torch.optim.lr_scheduler.OneCycleLR``, with its names, defaults and meaning, and
     the values are equal to its values bit for bit at every step of a run. Where torch has no value, there is one
     here: a warm-up without width (``pct_start * total_steps == 1``) starts at the peak, and past the end the
-    schedule holds its last value.
+    schedule holds ``min_lr``.
 
     The peak lies at step ``pct_start * total_steps - 1``. Where that is no whole number, it falls between two steps
     and no step trains at quite ``max_lr``, as in torch (0.981 of it with 7 steps). ``pct_start=1`` is a warm-up only
@@ -172,7 +172,7 @@ class OneCycle:
             self._check_momentum()
 
     @classmethod
-    def smith(cls, max_lr: SupportsFloat | Sequence[SupportsFloat], total_steps: int | None = None) -> OneCycle:
+    def smith(cls, max_lr: SupportsFloat | Sequence[SupportsFloat] | None, total_steps: int | None = None) -> OneCycle:
         """Return the cycle of Smith's own 2018 runs: straight up, straight down through the start, a flat end.
 
         From a tenth of ``max_lr`` up in 46 % of the steps, down in as many to almost 0, then flat at ``1e-4 *
@@ -198,7 +198,7 @@ class OneCycle:
         )
 
     @classmethod
-    def fastai(cls, max_lr: SupportsFloat | Sequence[SupportsFloat], total_steps: int | None = None) -> OneCycle:
+    def fastai(cls, max_lr: SupportsFloat | Sequence[SupportsFloat] | None, total_steps: int | None = None) -> OneCycle:
         """Return the cycle of fastai's ``fit_one_cycle`` at its defaults: pct .25, down to ``max_lr / 1e5``.
 
         fastai's ``div_final`` divides ``max_lr``, where ``final_div_factor`` divides ``initial_lr``: hence 4000 here.
@@ -207,6 +207,20 @@ class OneCycle:
         1e-05
         """
         return cls(max_lr, total_steps, pct_start=0.25, div_factor=25.0, final_div_factor=1e5 / 25.0)
+
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """``max_lr`` as a tuple: one for all parameter groups, or one each.
+
+        Raises:
+            ValueError: If ``max_lr`` is not chosen yet.
+        """
+        if self.max_lr is None:
+            raise ValueError(
+                "this OneCycle has no peak yet: max_lr is None. Give max_lr (lrfind.range_test(work).suggest() "
+                "measures one); dataclasses.replace(cycle, max_lr=...) sets it later."
+            )
+        return self.max_lr if isinstance(self.max_lr, tuple) else (self.max_lr,)
 
     @property
     def initial_lr(self) -> float:
@@ -246,8 +260,8 @@ class OneCycle:
     def lr(self, step: int, group: int | None = None) -> float:
         """Return the learning rate of optimizer step ``step``, counted from 0.
 
-        Past the end it holds the value of the last step: ``min_lr`` (with ``"linear"`` up to the rounding of torch's
-        arithmetic, 1e-16 of ``max_lr``), or ``max_lr`` of a cycle that is all warm-up and has just ended there.
+        From the last step on it is ``min_lr`` (with ``"linear"`` up to the rounding of torch's arithmetic, 1e-16 of
+        ``max_lr``). Only a cycle that is all warm-up ends at ``max_lr`` and holds ``min_lr`` past the end.
 
         Args:
             step: Step about to be taken, from 0; past the end is allowed.
@@ -268,7 +282,7 @@ class OneCycle:
     def momentum(self, step: int, group: int | None = None) -> float | None:
         """Return the momentum of optimizer step ``step``; None if ``cycle_momentum`` is off.
 
-        Args and errors as for :meth:`lr`; past the end it holds its last value, ``max_momentum``.
+        Arguments and errors are those of :meth:`lr`; past the end it holds ``max_momentum``.
         """
         phase, weight = self._at(step)
         group = self._checked_group(group)
@@ -320,20 +334,6 @@ class OneCycle:
     @property
     def _largest(self) -> int:
         return self.max_lr.index(max(self.max_lr)) if isinstance(self.max_lr, tuple) else 0
-
-    @property
-    def peaks(self) -> tuple[float, ...]:
-        """``max_lr`` as a tuple: one for all parameter groups, or one each.
-
-        Raises:
-            ValueError: If ``max_lr`` is not chosen yet.
-        """
-        if self.max_lr is None:
-            raise ValueError(
-                "this OneCycle has no peak yet: max_lr is None. Give max_lr (lrfind.range_test(work).suggest() "
-                "measures one); dataclasses.replace(cycle, max_lr=...) sets it later."
-            )
-        return self.max_lr if isinstance(self.max_lr, tuple) else (self.max_lr,)
 
     def require_total_steps(self) -> int:
         """Return ``total_steps``.
