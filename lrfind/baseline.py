@@ -19,7 +19,7 @@ def constant_loss(criterion: Callable[..., Tensor] | None, targets: Sequence[Any
 
     Known for ``CrossEntropyLoss`` on class indices (the entropy of the class frequencies), ``MSELoss`` (the
     variance per output), ``BCEWithLogitsLoss`` (the binary entropy per output), each without class weights or
-    label smoothing and with ``reduction="mean"``.
+    label smoothing and with ``reduction="mean"``. Not for classes derived from these.
 
     Args:
         criterion: The loss.
@@ -28,22 +28,26 @@ def constant_loss(criterion: Callable[..., Tensor] | None, targets: Sequence[Any
     >>> round(constant_loss(nn.CrossEntropyLoss(), [torch.tensor([0, 1]), torch.tensor([1, 0])]), 4)
     0.6931
     """
-    if not targets or not all(isinstance(target, Tensor) for target in targets):
+    if not targets or not all(isinstance(target, Tensor) and target.ndim for target in targets):
         return None
     if getattr(criterion, "reduction", None) != "mean" or getattr(criterion, "weight", None) is not None:
         return None
+    # Of exactly these classes: a focal loss is a CrossEntropyLoss by descent only.
+    kind = type(criterion)
     with torch.no_grad():
-        if isinstance(criterion, nn.CrossEntropyLoss):
+        if kind is nn.CrossEntropyLoss:
             return _entropy(criterion, targets)
-        if isinstance(criterion, nn.MSELoss):
-            return float(_stacked(targets).var(dim=0, correction=0).mean())
-        if isinstance(criterion, nn.BCEWithLogitsLoss) and criterion.pos_weight is None:
+        if len({target.shape[1:] for target in targets}) > 1:
+            return None  # sequences of different lengths have no mean target
+        if kind is nn.MSELoss:
+            return _finite(_stacked(targets).var(dim=0, correction=0).mean())
+        if kind is nn.BCEWithLogitsLoss and getattr(criterion, "pos_weight", None) is None:
             share = _stacked(targets).mean(dim=0)
-            return float(-(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)).mean())
+            return _finite(-(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)).mean())
     return None
 
 
-def _entropy(criterion: nn.CrossEntropyLoss, targets: Sequence[Tensor]) -> float | None:
+def _entropy(criterion: Any, targets: Sequence[Tensor]) -> float | None:
     if criterion.label_smoothing or any(target.is_floating_point() for target in targets):
         return None
     classes = torch.cat([target.reshape(-1) for target in targets])
@@ -54,3 +58,7 @@ def _entropy(criterion: nn.CrossEntropyLoss, targets: Sequence[Tensor]) -> float
 
 def _stacked(targets: Sequence[Tensor]) -> Tensor:
     return torch.cat([target.reshape(len(target), -1) for target in targets]).double()
+
+
+def _finite(loss: Tensor) -> float | None:
+    return float(loss) if math.isfinite(loss) else None

@@ -25,8 +25,12 @@ class Accuracy:
     """Share of samples, 0 to 1, whose largest output is the target class.
 
     ``outputs``: logits of shape ``(batch, classes)`` or ``(batch, classes, ...)``, as ``nn.CrossEntropyLoss``
-    takes them; ``targets``: class indices of shape ``(batch,)`` or ``(batch, ...)``. The count stays on the
-    outputs' device until ``compute``, so an accelerator is not made to wait for each batch.
+    takes them; ``targets``: class indices of shape ``(batch,)`` or ``(batch, ...)``, or class probabilities of the
+    shape of ``outputs``, of which the largest counts. The counts stay on the outputs' device until ``compute``, so
+    an accelerator is not made to wait for each batch.
+
+    Args:
+        ignore_index: A target class that is not counted, as in ``nn.CrossEntropyLoss``.
 
     >>> import torch
     >>> accuracy = Accuracy()
@@ -35,19 +39,24 @@ class Accuracy:
     0.5
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ignore_index: int = -100) -> None:
+        self.ignore_index = ignore_index
         self.reset()
 
     def reset(self) -> None:
         """Forget all batches."""
         self._correct: Tensor | int = 0
-        self._seen = 0
+        self._seen: Tensor | int = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Count the hits of one batch."""
-        self._correct = self._correct + (outputs.argmax(dim=1) == targets).sum()
-        self._seen += targets.numel()
+        if targets.is_floating_point():
+            targets = targets.argmax(dim=1)
+        counted = targets != self.ignore_index
+        self._correct = self._correct + ((outputs.argmax(dim=1) == targets) & counted).sum()
+        self._seen = self._seen + counted.sum()
 
     def compute(self) -> float:
         """Return the share of hits; NaN when there was no sample."""
-        return float(self._correct) / self._seen if self._seen else float("nan")
+        seen = int(self._seen)
+        return int(self._correct) / seen if seen else float("nan")

@@ -10,8 +10,8 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ def vars_of(value: Any) -> dict[str, Any]:
 
 def slots_of(value: Any) -> dict[str, Any]:
     """Return the attributes that an object keeps in ``__slots__``, as far as they are set."""
-    return {name: getattr(value, name) for name in _slot_names(type(value)) if hasattr(value, name)}
+    kind = cast(Hashable, type(value))  # mypy takes type[Any] for something without a hash
+    return {name: getattr(value, name) for name in _slot_names(kind) if hasattr(value, name)}
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
 from statistics import median
 from typing import Literal
@@ -70,6 +70,12 @@ class StopRule:
         self._best = min(self._best, level)
         if self._count < WARMUP:
             return None
-        noise = self._differences[len(self._differences) // 2] / MEDIAN_DIFFERENCE
-        least = max(self.stop_factor * (self._start - self._best), NOISE_FLOOR * noise)
+        least = max(self.stop_factor * (self._start - self._best), NOISE_FLOOR * self._noise())
         return "diverged" if level - self._best > least else None
+
+    def _noise(self) -> float:
+        differences = self._differences
+        # While the rates are too small to move the weights the loss stands still but for its last digit: that digit,
+        # the smallest difference there is, is its noise then.
+        digit = differences[min(bisect_right(differences, 0.0), len(differences) - 1)]
+        return max(differences[len(differences) // 2] / MEDIAN_DIFFERENCE, digit)
