@@ -66,7 +66,14 @@ def plot_curve(
             label=f"trust range: {suggestion.low:.2g} to {suggestion.high:.2g}",
             zorder=0,
         )
-        ax.axvline(suggestion.lr, color=PICK, linewidth=1.8, label=f"{suggestion.rule}: {suggestion.lr:.2g}", zorder=3)
+        ax.axvline(
+            suggestion.lr,
+            color=PICK,
+            linewidth=1.8,
+            linestyle="--",
+            label=f"{suggestion.rule}: {suggestion.lr:.2g}",
+            zorder=3,
+        )
     _mark_rules(ax, curve, smoothed, rules)
     _dress(ax, curve, remarks)
     return ax
@@ -101,12 +108,15 @@ def _loss_range(curve: LRCurve, smoothed: np.ndarray) -> tuple[float, float]:
     shown = smoothed[np.isfinite(smoothed)]
     if len(shown) == 0:
         return 0.0, 1.0
-    start, low = float(shown[0]), float(shown.min())
+    start = top = float(shown[0])
+    low = float(shown.min())
     raw = curve.loss[: len(shown)]
     raw = raw[is_number(raw)]
     calm = raw[raw <= start + max(start - low, 1e-12)]  # without the blow-up, but with the noise
-    low = min(low, float(np.quantile(calm, 0.01))) if len(calm) else low
-    top = max(start, float(np.quantile(calm, 0.98))) if len(calm) else start
+    if len(calm):
+        noisy_low, noisy_top = (float(edge) for edge in np.quantile(calm, [0.02, 0.98]))
+        low = max(min(low, float(calm.min())), low - max(start - low, noisy_top - noisy_low))
+        top = max(start, noisy_top)
     height = max(top - low, 0.02 * abs(start), 1e-9)
     return low - 0.06 * height, top + _HEADROOM * height
 
@@ -144,17 +154,17 @@ def _dress(ax: Axes, curve: LRCurve, remarks: Sequence[str]) -> None:
     ax.grid(True, which="major", alpha=0.25)
     ax.legend(loc="lower left", fontsize="small", framealpha=0.7)
     if remarks:
-        text = "\n".join(textwrap.fill(f"! {remark}", 105, subsequent_indent="  ") for remark in remarks)
+        size = 0.8 * float(ax.xaxis.label.get_fontsize())
+        figure = ax.get_figure(root=True)
+        assert figure is not None, "axes to draw on belong to a figure"
+        # A letter is about half as wide as its font is high.
+        letters = max(30, int(ax.get_window_extent().width * 72 / figure.dpi / (0.53 * size)))
         ax.annotate(
-            text,
+            "\n".join(textwrap.fill(f"! {remark}", letters, subsequent_indent="   ") for remark in remarks),
             xy=(0, 0),
             xycoords="axes fraction",
-            xytext=(0, -3.6 * _font_points(ax)),
+            xytext=(0, -4.5 * size),
             textcoords="offset points",
             verticalalignment="top",
-            fontsize="small",
+            fontsize=size,
         )
-
-
-def _font_points(ax: Axes) -> float:
-    return float(ax.xaxis.label.get_fontsize())

@@ -195,7 +195,7 @@ def _capped(loss: Array, sigma: float) -> Array:
 
 
 def _gaussian(values: Array, sigma: float) -> Array:
-    radius = min(len(values) - 1, max(PATIENCE, math.ceil(4 * sigma)))
+    radius = min(len(values) - 1, max(PATIENCE, math.ceil(4 * sigma - 1e-9)))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     finite = is_number(values)
     # About one of the values, so that a constant curve comes out exactly as it was.
