@@ -588,6 +588,21 @@ def test_the_state_alone_sets_the_optimizer():
     assert train(second, 5) == train(first, 5)
 
 
+def test_ratios_of_a_loaded_optimizer_resume_exactly():
+    """Peaks that OneCycle.scheduler works out from lrs in mid-cycle are off by rounding; loading mends it, silently."""
+    cycle = OneCycle(0.1, 20)
+    first = cycle.scheduler(make_optimizer(lrs=(0.1, 0.03, 0.007)))
+    train(first, 7)
+    optimizer = make_optimizer(lrs=(0.1, 0.03, 0.007))
+    optimizer.load_state_dict(saved(first.optimizer.state_dict()))
+
+    second = cycle.scheduler(optimizer)
+    assert optimizer.param_groups[1]["max_lr"] != first.optimizer.param_groups[1]["max_lr"]
+    second.load_state_dict(saved(first.state_dict()))
+
+    assert train(second, 13) == train(first, 13)
+
+
 @pytest.mark.parametrize("order", ["group first", "group last"])
 def test_a_run_with_an_added_group_resumes(order):
     """The group is added again before loading, to the optimizer or through the scheduler; the cycle goes on exactly."""
@@ -649,13 +664,14 @@ def test_a_state_is_a_copy():
     assert state == kept
 
 
-def test_states_go_to_and_from_torchs_scheduler():
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_states_go_to_and_from_torchs_scheduler(name):
     """A checkpoint of torch's OneCycleLR resumes with ours, and the other way round."""
-    reference = TorchOneCycleLR(make_optimizer(), max_lr=0.1, total_steps=20)
+    reference = TorchOneCycleLR(make_optimizer(name), max_lr=0.1, total_steps=20)
     used = train(reference, 20)
     for first_class, second_class in ((TorchOneCycleLR, OneCycleLR), (OneCycleLR, TorchOneCycleLR)):
-        first = first_class(make_optimizer(), max_lr=0.1, total_steps=20)
-        second = second_class(make_optimizer(), max_lr=0.1, total_steps=20, pct_start=0.9)
+        first = first_class(make_optimizer(name), max_lr=0.1, total_steps=20)
+        second = second_class(make_optimizer(name), max_lr=0.1, total_steps=20, pct_start=0.9)
         train(first, 8)
         second.load_state_dict(saved(first.state_dict()))
         second.optimizer.load_state_dict(saved(first.optimizer.state_dict()))
