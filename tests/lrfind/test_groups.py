@@ -90,9 +90,7 @@ def test_adagrad_has_no_momentum():
     optimizer = torch.optim.Adagrad([parameter()])
 
     assert get_momentum(optimizer.param_groups[0]) is None
-    with pytest.raises(
-        ValueError, match=r"'momentum' or 'betas'; a group of Adagrad has .*cycle_momentum=False"
-    ):
+    with pytest.raises(ValueError, match=r"'momentum' or 'betas'; a group of Adagrad has .*cycle_momentum=False"):
         set_momentum(optimizer, optimizer.param_groups[0], 0.5)
 
 
