@@ -6,16 +6,17 @@ number of batches is no multiple of it. The range test and the training run grou
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from lrfind.objects import vars_of
+from lrfind.objects import MANY, is_plain, referred, vars_of
 
 Batch = Any
 Group = list[Batch]
@@ -36,7 +37,7 @@ def epoch(loader: Iterable[Batch], group_size: int = 1) -> Iterator[Group]:
         yield group
 
 
-def endless(loader: Iterable[Batch], group_size: int = 1) -> Iterator[Group]:
+def endless(loader: Iterable[Batch], group_size: int = 1) -> Generator[Group]:
     """Yield groups for ever: at its end ``loader`` is read again from the start.
 
     Raises:
@@ -63,7 +64,7 @@ def steps_per_epoch(loader: Iterable[Batch], group_size: int = 1) -> int | None:
     """
     try:
         batches = len(loader)  # type: ignore[arg-type]  # the TypeError of a loader without length is the answer
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
     return math.ceil(batches / group_size)
 
@@ -106,7 +107,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(to_device(part, device) for part in value)
     if isinstance(value, dict):
-        return {key: to_device(part, device) for key, part in value.items()}
+        moved = {key: to_device(part, device) for key, part in value.items()}
+        if type(value) is dict:
+            return moved
+        like = copy.copy(value)  # an OrderedDict, a defaultdict, a batch class of the user's
+        like.update(moved)
+        return like
     return value
 
 
@@ -185,15 +191,26 @@ class _Unwrapped:
 def rewinds(loader: Iterable[Batch]) -> bool:
     """Tell whether reading ``loader`` again gives its samples again.
 
-    False for an iterator, and for a loader over an iterable dataset that is one or that holds one (a generator,
-    an open file): what a range test draws from those is lost to training.
+    False for an iterator of Python's own, and for a loader that holds one (a generator, an open file) in an
+    iterable dataset, a sampler or itself: what a range test draws from those is lost to training.
 
     >>> rewinds([1, 2, 3]), rewinds(iter([1, 2, 3]))
     (True, False)
     """
-    loader = getattr(loader, "data_loader", loader)  # what a torch-lr-finder iterator reads
-    source = loader.dataset if isinstance(loader, DataLoader) else loader
-    if hasattr(source, "__next__"):
-        return False
-    streams = isinstance(source, IterableDataset) or not hasattr(source, "__getitem__")
-    return not (streams and any(hasattr(value, "__next__") for value in vars_of(source).values()))
+    waiting: list[Any] = [loader]
+    seen: dict[int, Any] = {}
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        # The attributes of an object of the user's own class are put back, and its place with them.
+        if hasattr(type(part), "__next__") and not is_plain(part):
+            return False
+        if isinstance(part, Dataset) and not isinstance(part, IterableDataset):
+            waiting += [value for value in vars_of(part).values() if isinstance(value, Dataset | list | tuple)]
+        elif isinstance(part, DataLoader) or hasattr(part, "inputs_labels_from_batch"):
+            waiting += [value for name, value in vars_of(part).items() if name != "_iterator"]
+        else:
+            waiting += referred(part, many=MANY)
+    return True

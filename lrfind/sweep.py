@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -34,6 +35,8 @@ BLOCK = 10
 MAX_SKIPS = 50
 # Batches whose targets tell what a constant predictor would get.
 TARGET_BATCHES = 50
+# Numbers in these targets, images say, beyond which no more are kept.
+TARGET_NUMBERS = 1_000_000
 
 
 def range_test(
@@ -108,8 +111,16 @@ def range_test(
             sweep = Sweep(
                 work, rates, StopRule(stop_factor), bar, step_mode=step_mode, val_batches=val_batches, on_point=on_point
             )
-            sweep.run()
+            try:
+                sweep.run()
+            except KeyboardInterrupt as stop:
+                stop.curve = _together([*curves, sweep.curve()])  # type: ignore[attr-defined]
+                raise
             curves.append(sweep.curve())
+    return _together(curves)
+
+
+def _together(curves: list[LRCurve]) -> LRCurve:
     first, *others = curves
     return replace(first, replicates=tuple(others))
 
@@ -148,6 +159,7 @@ class Sweep:
         self.status: Status = "range end"
         self.losses: list[float] = []
         self.targets: list[Any] = []
+        self._numbers = 0
         # The group with the largest rate speaks for all.
         self._reference = int(rates.sum(axis=1).argmax())
         self._lrs: list[float] = rates[self._reference].tolist()
@@ -160,24 +172,27 @@ class Sweep:
         Raises:
             KeyboardInterrupt: On Ctrl-C; the points so far are its attribute ``curve``.
         """
-        try:
-            self._run()
-        except BaseException as stop:
-            self.status = "interrupted"
-            if isinstance(stop, KeyboardInterrupt):
-                stop.curve = self.curve()  # type: ignore[attr-defined]
-            raise
+        # Closed at once: an error's traceback would keep the loader's worker processes alive.
+        with closing(endless(self.work.batches(), self.work.accumulation_steps)) as groups:
+            try:
+                self._run(groups)
+            except BaseException as stop:
+                self.status = "interrupted"
+                for loss in map(float, self._unread):
+                    self.losses.append(loss)
+                    self.rule.after(loss)
+                if isinstance(stop, KeyboardInterrupt):
+                    stop.curve = self.curve()  # type: ignore[attr-defined]
+                raise
 
-    def _run(self) -> None:
-        work = self.work
-        groups = endless(work.batches(), work.accumulation_steps)
+    def _run(self, groups: Iterator[Group]) -> None:
         for rates in self.rates.T.tolist():
-            for group, lr in zip(work.optimizer.param_groups, rates, strict=True):
+            for group, lr in zip(self.work.optimizer.param_groups, rates, strict=True):
                 set_lr(group, lr)
             loss = self._step(groups)
             if loss is None:
-                self._read()
-                self.status = "non-finite"
+                if not self._read():
+                    self.status = "non-finite"
                 return
             self._unread.append(loss if self.val_batches is None else self._validation_loss())
             if len(self._unread) >= self._block and self._read():
@@ -190,10 +205,16 @@ class Sweep:
             batches = next(groups)
             result = self.work.step(batches)
             if result.stepped:
-                if self.work.criterion is not None and len(self.targets) < TARGET_BATCHES:
-                    self.targets += [targets for _, targets in batches]
+                self._keep_targets(batches)
                 return result.loss
         return None
+
+    def _keep_targets(self, batches: Group) -> None:
+        if self.work.criterion is None or len(self.targets) >= TARGET_BATCHES or self._numbers >= TARGET_NUMBERS:
+            return
+        for _, targets in batches:
+            self.targets.append(targets)
+            self._numbers += targets.numel() if isinstance(targets, Tensor) else 0
 
     def _validation_loss(self) -> float:
         most = None if self.val_batches == "all" else self.val_batches
@@ -269,13 +290,14 @@ def _rates(work: Workload, start_lr: Rates, end_lr: Rates, num_iter: int, step_m
             f"step_mode must be 'exp' or 'linear'; got {step_mode!r}. 'exp' spends as many steps on each decade."
         )
     starts, ends = _per_group(work, "start_lr", start_lr), _per_group(work, "end_lr", end_lr)
-    for start, end in zip(starts, ends, strict=True):
-        if not (0 < start < end < math.inf or start == end == 0):
-            raise ValueError(
-                "start_lr must be above 0 and below a finite end_lr; "
-                f"got start_lr={start!r}, end_lr={end!r}. The sweep goes upwards: swap or widen them "
-                "(1e-7 to 10 suits nearly everything)."
-            )
+    # A group whose lr is 0 is frozen and stays so; not all of them can be.
+    good = [0 < start < end < math.inf or start == end == 0 for start, end in zip(starts, ends, strict=True)]
+    if not (all(good) and any(ends)):
+        raise ValueError(
+            "start_lr must be above 0 and below a finite end_lr; "
+            f"got start_lr={start_lr!r}, end_lr={end_lr!r}. The sweep goes upwards: swap or widen them "
+            "(1e-7 to 10 suits nearly everything)."
+        )
     along = np.linspace(0.0, 1.0, num_iter)
     rows = []
     for start, end in zip(starts, ends, strict=True):
@@ -301,14 +323,18 @@ def _geometric(start: float, end: float, along: NDArray[np.float64]) -> NDArray[
 
 def _per_group(work: Workload, name: str, rates: Rates) -> list[float]:
     groups = len(work.optimizer.param_groups)
-    if isinstance(rates, Sequence):
-        if len(rates) != groups:
-            raise ValueError(
-                f"{name} must be one number or a list with one per parameter group; got {len(rates)} for {groups} "
-                "groups. Pass one number to keep the groups' ratios."
-            )
-        return [float(rate) for rate in rates]
-    return [float(rates) * ratio for ratio in lr_ratios(work.optimizer)]
+    allowed = f"{name} must be one number or a list with one per parameter group"
+    try:
+        given = np.asarray(rates, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{allowed}; got {rates!r}. Pass one number to keep the groups' ratios.") from error
+    if given.ndim == 0:
+        return [float(given) * ratio for ratio in lr_ratios(work.optimizer)]
+    if given.shape != (groups,):
+        raise ValueError(
+            f"{allowed}; got {given.size} for {groups} groups. Pass one number to keep the groups' ratios."
+        )
+    return [float(rate) for rate in given]
 
 
 def _check(work: Workload, momentum: float | None, val_batches: int | Literal["all"] | None, repeats: int) -> None:

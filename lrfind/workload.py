@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
-from lrfind.batches import Batch, batch_size, fast, to_device
+from lrfind.batches import Batch, batch_size, fast, steps_per_epoch, to_device
 from lrfind.metrics import Accuracy, Metric
 
 LossFn = Callable[[nn.Module, Batch], "Tensor | tuple[Tensor, Any, Any]"]
@@ -41,7 +41,8 @@ class Workload:
         loss_fn: Called as ``loss_fn(model, batch)`` for everything else (dict batches, several inputs, a loss
             made inside the model); the batch is on the device already. Returns the loss, or
             ``(loss, outputs, targets)`` of which the last two go to the metrics.
-        device: Where to train; the model is moved there. Default: where the model is.
+        device: Where to train; the model is moved there, and so is the loss where it is a module. Default: where
+            the model is.
         amp_dtype: ``torch.bfloat16`` or ``torch.float16`` to run forward passes under autocast. Default: off.
         grad_scaler: A ``torch.amp.GradScaler``, as float16 wants one. Default: none.
         accumulation_steps: Batches per optimizer step, at least 1. Their losses count by their sizes, so the
@@ -93,11 +94,10 @@ class Workload:
         self._check_settings()
         self._check_loaders()
         self.metrics = self._checked(metrics)
-        where = next(model.parameters()).device
-        self.device = where if device is None else torch.device(device)
-        if self.device != where:
-            model.to(self.device)
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.device = next(model.parameters()).device if device is None else torch.device(device)
+        for module in (model, criterion, loss_fn):
+            if isinstance(module, nn.Module) and _is_elsewhere(module, self.device):
+                module.to(self.device)
 
     def _check_loss(self) -> None:
         if (self.criterion is None) == (self.loss_fn is None):
@@ -131,9 +131,9 @@ class Workload:
                 "Pass an instance, such as torch.optim.SGD(model.parameters(), lr=0.1)."
             )
         parameters = list(self.model.parameters())
-        if any(isinstance(p, UninitializedParameter) for p in parameters):
+        if any(map(is_lazy, (*parameters, *self.model.buffers()))):
             raise ValueError(
-                "model has lazy parameters that are not initialized yet; got at least one UninitializedParameter. "
+                "model must have its parameters and buffers; got a lazy one that is not initialized yet. "
                 "Run one batch through the model, then build the optimizer and the Workload."
             )
         of_model = {id(p) for p in parameters}
@@ -169,6 +169,11 @@ class Workload:
                 f"amp_dtype must be torch.bfloat16, torch.float16 or None; got {self.amp_dtype!r}. "
                 "None trains in the model's own precision."
             )
+        if not isinstance(self.grad_scaler, torch.amp.GradScaler | None):
+            raise ValueError(
+                f"grad_scaler must be a torch.amp.GradScaler or None; got {self.grad_scaler!r}. "
+                "Pass torch.amp.GradScaler(device.type), which float16 wants; bfloat16 does without."
+            )
 
     def _check_loaders(self) -> None:
         for name, loader in (("train_loader", self.train_loader), ("val_loader", self.val_loader)):
@@ -179,7 +184,7 @@ class Workload:
                     f"{name} must be an iterable of batches that can be iterated again; got "
                     f"{type(loader).__name__}. Pass a DataLoader, or a list of batches."
                 )
-            if _length(loader) == 0:
+            if steps_per_epoch(loader) == 0:
                 raise ValueError(
                     f"{name} must yield at least one batch; got one of length 0. "
                     "Check that the dataset is not empty and that drop_last does not drop its only batch."
@@ -187,7 +192,8 @@ class Workload:
 
     def _checked(self, metrics: Mapping[str, Metric] | None) -> dict[str, Metric]:
         if metrics is None:
-            return {"accuracy": Accuracy()} if isinstance(self.criterion, nn.CrossEntropyLoss) else {}
+            known = isinstance(self.criterion, nn.CrossEntropyLoss)
+            return {"accuracy": Accuracy(self.criterion.ignore_index)} if known else {}  # type: ignore[union-attr]
         for name, metric in metrics.items():
             if name == "loss" or not isinstance(metric, Metric):
                 raise ValueError(
@@ -252,7 +258,8 @@ class Workload:
         if self.clip_grad_norm is not None:
             if scaler is not None:
                 scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self._parameters, self.clip_grad_norm)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
         if scaler is None:
             self.optimizer.step()
             return True
@@ -282,7 +289,14 @@ class Workload:
         if self.criterion is None:
             assert self.loss_fn is not None, "checked when the workload was built"
             result = self.loss_fn(model, batch)
-            return result if isinstance(result, tuple) else (result, None, None)
+            if not isinstance(result, tuple):
+                return result, None, None
+            if len(result) != 3:
+                raise ValueError(
+                    f"loss_fn must return the loss or (loss, outputs, targets); got a tuple of {len(result)}. "
+                    "Return all three for the metrics, or the loss alone."
+                )
+            return result
         inputs, targets = _pair(batch)
         outputs = model(inputs)
         return self.criterion(outputs, targets), outputs, targets
@@ -368,9 +382,13 @@ class Workload:
 def modes_restored(model: nn.Module) -> Iterator[None]:
     """Give every submodule its own train/eval mode back on exit, error or not."""
     modes = [(module, module.training) for module in model.modules()]
+    mode = model.training
     try:
         yield
     finally:
+        # First as a whole: modules with a train() of their own (merged adapters) undo what eval() did to them.
+        if model.training != mode:
+            model.train(mode)
         for module, training in modes:
             module.training = training
 
@@ -396,8 +414,5 @@ def _describe(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" + ("" if value.requires_grad else " without gradient")
 
 
-def _length(loader: Iterable[Batch]) -> int | None:
-    try:
-        return len(loader)  # type: ignore[arg-type]  # the TypeError of a loader without length is the answer
-    except TypeError:
-        return None
+def _is_elsewhere(module: nn.Module, device: torch.device) -> bool:
+    return any(tensor.device != device for tensor in (*module.parameters(), *module.buffers()))
