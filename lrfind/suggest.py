@@ -145,7 +145,7 @@ def suggest(curve: LRCurve, rule: str | Rule | None = None) -> Suggestion:
     >>> suggest(curve)
     Traceback (most recent call last):
         ...
-    lrfind.curve.NoSuggestion: The curve has 3 points; at least 10 are needed. Sweep in more steps (num_iter).
+    lrfind.curve.NoSuggestion: Too few points: 3, and at least 10 are needed. Sweep in more steps (num_iter).
     """
     name, function = _resolve(rule)
     shape = _checked_shape(curve)
@@ -181,7 +181,7 @@ def _checked_shape(curve: LRCurve) -> Shape:
     """Read a curve's shape; raise if nothing can be read off it."""
     if len(curve) < MIN_POINTS:
         raise NoSuggestion(
-            f"The curve has {len(curve)} points; at least {MIN_POINTS} are needed. Sweep in more steps (num_iter)."
+            f"Too few points: {len(curve)}, and at least {MIN_POINTS} are needed. Sweep in more steps (num_iter)."
         )
     usable = usable_points(curve.loss)
     finite = int(is_number(curve.loss[:usable]).sum())

@@ -220,8 +220,11 @@ def test_group_rates_beyond_the_sweep_keep_the_last_ratio():
 @pytest.mark.parametrize(
     ("curve", "message"),
     [
-        (sweep(100, lr=[0.1] * 9, loss=[1.0] * 9), r"has 9 points; at least 10 are needed\. Sweep in more steps"),
-        (LRCurve([], [], "interrupted"), r"has 0 points"),
+        (
+            sweep(100, lr=[0.1] * 9, loss=[1.0] * 9),
+            r"Too few points: 9, and at least 10 are needed\. Sweep in more steps",
+        ),
+        (LRCurve([], [], "interrupted"), r"Too few points: 0"),
         (flat(loss=[math.nan] * 100), r"not finite from the first step on\. Check the loss on one batch"),
         (flat(loss=[2.0] * 5 + [math.inf] * 95), r"Only 5 of 100 losses are finite .*Sweep from a lower start_lr"),
         (flat(lr=np.geomspace(0.1, 0.2, 100)), r"range 0\.1 to 0\.2 is too narrow: less than half a decade"),
