@@ -12,6 +12,7 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
@@ -100,8 +101,10 @@ def to_device(value: Any, device: torch.device) -> Any:
     Objects with a ``to`` method of their own (a tokenizer's batch, a packed sequence) are asked to move
     themselves. Copies from pinned memory do not wait.
     """
+    if isinstance(value, Tensor):
+        return value if value.device == device else value.to(device, non_blocking=True)
     if hasattr(value, "to"):
-        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
+        return value.to(device)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(to_device(part, device) for part in value))
     if isinstance(value, tuple | list):
@@ -124,9 +127,9 @@ def fast(loader: Iterable[Batch]) -> Iterable[Batch]:
     batch sampler and generator, so it draws the same random numbers in the same order, but indexes the tensors
     once a batch: same batches, bit for bit. Subclasses and custom parts are left alone, since they may do
     something of their own. Wrappers of torch-lr-finder (``TrainDataLoaderIter`` and children) are unwrapped, with
-    their ``inputs_labels_from_batch`` applied to each batch.
+    their ``inputs_labels_from_batch`` applied to each batch, unless they have a ``__next__`` of their own.
     """
-    if hasattr(loader, "inputs_labels_from_batch") and hasattr(loader, "data_loader"):
+    if hasattr(loader, "inputs_labels_from_batch") and _of_the_peer(type(loader), "__next__"):
         return _Unwrapped(loader)
     if not (
         type(loader) is DataLoader
@@ -165,13 +168,22 @@ class _WholeBatches(Dataset[list[Tensor]]):
     def __len__(self) -> int:
         return len(self.tensors[0])
 
-    def __getitems__(self, indices: list[int]) -> list[Tensor]:
-        where = torch.tensor(indices)
-        return [tensor.index_select(0, where.to(tensor.device)) for tensor in self.tensors]
+    def __getitems__(self, indices: Any) -> Any:
+        try:
+            # Through numpy, which reads a list five times as fast as torch does.
+            where = torch.from_numpy(np.array(indices)) if isinstance(indices, list) else torch.as_tensor(indices)
+            return [tensor.index_select(0, where.to(tensor.device)) for tensor in self.tensors]
+        except (IndexError, RuntimeError, TypeError):
+            # A sampler of one's own with something else in store, such as indices from the end: as it ever was.
+            return default_collate([tuple(tensor[index] for tensor in self.tensors) for index in indices])
 
 
 def _already_a_batch(batch: list[Tensor]) -> list[Tensor]:
     return batch
+
+
+def _of_the_peer(kind: type, method: str) -> bool:
+    return getattr(getattr(kind, method, None), "__module__", "").startswith("torch_lr_finder.")
 
 
 class _Unwrapped:

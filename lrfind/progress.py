@@ -22,6 +22,11 @@ class Bar:
 
             self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, leave=True)
 
+    @property
+    def shown(self) -> bool:
+        """Whether anybody sees the bar: a note that nobody sees need not be written."""
+        return self._bar is not None
+
     def advance(self, note: str = "") -> None:
         """One step further, with a short note behind the bar."""
         if self._bar is not None:

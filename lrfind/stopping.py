@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections import deque
-from statistics import median
 from typing import Literal
 
 WINDOW = 5
@@ -53,18 +52,20 @@ class StopRule:
 
     def after(self, loss: float) -> Verdict | None:
         """Take in one raw loss; return why to stop, or None to go on."""
-        finite = math.isfinite(loss)
-        self._recent.append(loss if finite else math.inf)
-        if sum(map(math.isinf, self._recent)) * 2 > WINDOW:
-            return "non-finite"
-        if finite:
+        recent = self._recent
+        if math.isfinite(loss):
+            recent.append(loss)
             self._count += 1
-            if math.isfinite(self._previous):
+            if self._count > 1:
                 insort(self._differences, abs(loss - self._previous))
             self._previous = loss
-        if len(self._recent) < WINDOW:
+        else:
+            recent.append(math.inf)
+        if recent.count(math.inf) * 2 > WINDOW:
+            return "non-finite"
+        if len(recent) < WINDOW:
             return None
-        level = median(self._recent)
+        level = sorted(recent)[WINDOW // 2]
         if math.isnan(self._start):
             self._start = level
         self._best = min(self._best, level)

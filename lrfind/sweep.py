@@ -224,13 +224,13 @@ class Sweep:
     def _read(self) -> bool:
         """Bring the losses of a block home; True if the sweep is over. What lies behind the stop is dropped."""
         unread = self._unread
-        tensors = [loss for loss in unread if isinstance(loss, Tensor)]
-        losses = torch.stack(tensors).tolist() if len(tensors) > 1 else [float(loss) for loss in unread]
+        tensors = [loss for loss in unread if isinstance(loss, Tensor)] if len(unread) > 1 else []
+        losses = torch.stack(tensors).tolist() if tensors else [float(loss) for loss in unread]
         unread.clear()
         for loss in losses:
             lr = self._lrs[len(self.losses)]
             self.losses.append(loss)
-            self.bar.advance(f"lr {lr:.1e}, loss {loss:.4g}")
+            self.bar.advance(f"lr {lr:.1e}, loss {loss:.4g}" if self.bar.shown else "")
             verdict = self.rule.after(loss)
             if verdict is not None:
                 self.status = verdict

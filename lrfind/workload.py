@@ -232,7 +232,7 @@ class Workload:
         Raises:
             ValueError: If the loss is no scalar or carries no gradient.
         """
-        self.optimizer.zero_grad()
+        self._drop_gradients()
         total: Tensor | None = None
         for batch, (samples, of) in zip(group, self.shares(group), strict=True):
             loss = self._training_loss(batch)
@@ -242,6 +242,15 @@ class Workload:
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a group holds at least one batch"
         return StepResult(total, self._update())
+
+    def _drop_gradients(self) -> None:
+        if getattr(self.optimizer.zero_grad, "__func__", None) is not torch.optim.Optimizer.zero_grad:
+            self.optimizer.zero_grad()
+            return
+        # What torch's own zero_grad does, in a thirtieth of the time: it is a good part of a small model's step.
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def shares(self, group: Sequence[Batch]) -> list[tuple[int, int]]:
         """Return ``(samples, of)`` for each batch of a group: the share of its loss in the step's mean."""
