@@ -45,8 +45,8 @@ class Shape:
 
     ``smoothed``: shape ``(usable,)``, finite, up to the point of lasting non-finiteness. ``bottom``: index
     of the lowest smoothed loss before the curve rose. ``risen``: first index at which it had risen above its
-    start again, or None. ``halfway``: last index before ``bottom`` at which less than half of the drop was
-    reached. ``fall_z``: how far the mean raw loss fell across ``halfway``, in standard errors. ``noise``:
+    start again, or None. ``halfway``: last index before ``bottom`` at which no more than half of the drop
+    was reached. ``fall_z``: how far the mean raw loss fell across ``halfway``, in standard errors. ``noise``:
     standard deviation that the noise between batches leaves in ``smoothed`` around the bottom.
     """
 

@@ -129,10 +129,9 @@ def suggest(curve: LRCurve, rule: str | Rule | None = None) -> Suggestion:
 
     Args:
         curve: what a range test returned.
-        rule: one of ``RULES``, or any function from a curve to a positive learning rate; by default
-        ``level``.
-            ``low``..``high`` is the range known for ``level``, stretched to hold the pick of another rule,
-            whose own errors have not been measured here.
+        rule: one of ``RULES``, or any function from a curve to a positive learning rate; by default ``level``.
+            Of another rule the errors are not known: its ``low``..``high`` is that of ``level``, stretched to
+            hold its pick.
 
     Returns:
         The suggestion; never None.
