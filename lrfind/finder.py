@@ -100,7 +100,7 @@ class LRFinder(PeerFinder):  # type: ignore[misc]  # the peer ships no types
         del self.state_cacher
         start = Workload(model, optimizer, criterion, grad_scaler=self._scaler())
         folder = Path(tempfile.gettempdir() if cache_dir is None else cache_dir)
-        self._start = Snapshot(start, "device" if memory_cache else folder)
+        self._start = Snapshot(start, "device" if memory_cache else folder, data=False)
         self._give_back_gradients: Restore | None = None
         self._lrs_left: list[float] | None = None
         self._curve: LRCurve | None = None
@@ -118,7 +118,7 @@ class LRFinder(PeerFinder):  # type: ignore[misc]  # the peer ships no types
 
     def reset(self) -> None:
         """Take model and optimizer back, bit for bit, to where they were when the finder was made."""
-        self._start.restore(data=False)
+        self._start.restore()
         self.model.to(self.model_device)
         if self._give_back_gradients is not None:
             self._give_back_gradients()
