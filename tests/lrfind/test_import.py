@@ -17,13 +17,12 @@ lrfind.range_test(work, progress=False).suggest()
 """
 
 
-@pytest.mark.parametrize("code", ["import lrfind", SWEEP], ids=["import", "sweep and suggestion"])
-def test_heavy_libraries_load_only_when_used(code):
-    """Pictures, bars, command lines and data sets cost nothing to who does not ask for them."""
+def test_heavy_libraries_load_only_when_used():
+    """Pictures, bars, command lines and data sets cost nothing in a sweep and its suggestion."""
     script = (
         "import sys, torch, torch.utils.data\n"
         "before = set(sys.modules)\n"  # torch itself loads tqdm where there is one
-        f"{code}\n"
+        f"{SWEEP}\n"
         f"print(*[name for name in {HEAVY!r} if name in sys.modules.keys() - before])"
     )
 
