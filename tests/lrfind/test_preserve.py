@@ -63,6 +63,14 @@ def equal(one: list[Any], other: list[Any]) -> bool:
     )
 
 
+def leave_by(error: BaseException, work: Workload, change: Callable[[], Any] = lambda: None) -> None:
+    """Step and change within ``preserve``, then raise."""
+    with preserve(work):
+        steps(work, 3)
+        change()
+        raise error
+
+
 # -- the context manager ---------------------------------------------------------------------------------------
 
 
@@ -89,9 +97,8 @@ def test_put_back_on_an_error(error):
     work = workload(warm=2)
     before = bits(work)
 
-    with pytest.raises(error), preserve(work):
-        steps(work, 3)
-        raise error
+    with pytest.raises(error):
+        leave_by(error(), work)
 
     assert equal(bits(work), before)
 
@@ -241,8 +248,8 @@ def test_scaler_forgets_an_unfinished_step():
         raise RuntimeError("in the step")
 
     handle = work.optimizer.register_step_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="in the step"), preserve(work):
-        steps(work, 1)
+    with pytest.raises(RuntimeError, match="in the step"):
+        leave_by(AssertionError("not reached"), work)
     handle.remove()
 
     steps(work, 1)  # torch raises "unscale_() has already been called" otherwise
@@ -549,11 +556,8 @@ def test_one_failure_does_not_keep_the_rest_from_going_back():
     weight.grad = torch.ones_like(weight)
     before = bits(work)
 
-    with pytest.raises(ExceptionGroup, match="1 parts of the workload could not be put back") as group:  # noqa: SIM117
-        with preserve(work):
-            steps(work, 2)
-            work.model.stubborn["new"] = 1
-            raise ValueError("in the body")
+    with pytest.raises(ExceptionGroup, match="1 parts of the workload could not be put back") as group:
+        leave_by(ValueError("in the body"), work, lambda: work.model.stubborn.update(new=1))
 
     assert "I will not" in str(group.value.exceptions[0])
     assert isinstance(group.value.__context__, ValueError)
