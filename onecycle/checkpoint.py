@@ -6,11 +6,11 @@ import os
 import threading
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 FORMAT = "onecycle checkpoint"
 VERSION = 1
@@ -24,50 +24,44 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run: ``step-00000150.pt`` and so on in one folder, the newest two kept.
 
-    ``save`` copies the state and returns; a thread writes it to a temporary file, syncs it to the disk and renames
-    it, so that a file of that name is always whole, whenever the process is killed. One file is under way at a time.
+    A thread writes each to a temporary file, syncs it to the disk and renames it, so that a file of that name is
+    always whole, whenever the process is killed. One file is under way at a time. Beside them lies ``start.pt``:
+    where the present cycle began, for a run that has to begin again.
 
     Args:
-        folder: Where they lie; made with the first save.
-        keep: How many to keep.
+        folder: Where they lie; made with the first one.
     """
 
-    def __init__(self, folder: Path, keep: int = KEEP) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.keep = keep
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._proven = False  # whether one has been read back
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write ``state`` as the checkpoint of ``step``, in the background.
-
-        Raises:
-            CheckpointError: If the save before this one failed (a full disk, say).
-        """
-        self.wait()
-        record = {"format": FORMAT, "version": VERSION, "step": step, **_copied(state)}
-        target = self.folder / f"step-{step:08d}.pt"
-        self._writer = threading.Thread(target=self._write, args=(target, record), name="checkpoint")
-        self._writer.start()
-
-    def save_start(self, state: dict[str, Any]) -> None:
-        """Write the state that a run may go back to, as ``start.pt``; it stays until ``clear``.
+    def begin(self, record: dict[str, Any]) -> None:
+        """Write ``record`` as the start of a cycle, and remove the checkpoints after it.
 
         Raises:
             CheckpointError: If it cannot be written.
         """
-        self._write(self.folder / "start.pt", {"format": FORMAT, "version": VERSION, "step": 0, **state})
         self.wait()
-
-    def start(self) -> dict[str, Any]:
-        """Return what ``save_start`` wrote."""
-        return read(self.folder / "start.pt")
-
-    def clear(self) -> None:
-        """Remove every checkpoint but the start."""
+        self._write(self.folder / "start.pt", record)
         self.wait()
         for path in self.paths():
-            path.unlink()
+            if path.name > _name(record["step"]):
+                path.unlink()
+
+    def save(self, step: int, record: dict[str, Any]) -> None:
+        """Write ``record`` as the checkpoint of ``step``, in the background; it must not be changed any more.
+
+        Raises:
+            CheckpointError: If the one before this could not be written (a full disk, say).
+        """
+        self.wait()
+        self._writer = threading.Thread(
+            target=self._write, args=(self.folder / _name(step), record), name="onecycle checkpoint"
+        )
+        self._writer.start()
 
     def wait(self) -> None:
         """Return once nothing is being written any more.
@@ -80,44 +74,99 @@ class Checkpoints:
             self._writer = None
         if self._error is not None:
             error, self._error = self._error, None
-            last = self.paths()
+            whole = self._newest_first()
             raise CheckpointError(
-                f"a checkpoint could not be written to {self.folder}: {error}. "
-                f"The newest whole one is {last[-1].name if last else 'none'}; free some space or mend the folder's "
-                'permissions, then continue with resume="auto".'
+                f"a checkpoint could not be written to {self.folder}: {_reason(error)}. The newest whole one is "
+                f'{whole[0].name if whole else "none"}. Mend that, then go on from it with resume="auto".'
             ) from error
 
-    def paths(self) -> list[Path]:
-        """Return the files of whole checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
+    def start(self) -> dict[str, Any]:
+        """Return what ``begin`` wrote.
+
+        Raises:
+            CheckpointError: If it cannot be read.
+        """
+        self.wait()
+        return read(self.folder / "start.pt")
 
     def newest(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that can be read, None where there is none.
+        """Return the newest checkpoint, or the start of the run; None where there is neither.
 
-        One that was cut short or altered is passed over with a warning.
+        One that is cut short or altered is passed over with a warning.
+
+        Raises:
+            CheckpointError: If there are checkpoints and none can be read.
         """
-        for path in reversed(self.paths()):
+        paths = self._newest_first()
+        for path in paths:
             try:
                 return read(path)
             except CheckpointError as error:
-                warnings.warn(f"{error} The one before it is used.", UserWarning, stacklevel=2)
+                warnings.warn(f"{error} It is passed over for the one before it.", UserWarning, stacklevel=2)
+        if paths:
+            raise CheckpointError(
+                f"none of the {len(paths)} checkpoints in {self.folder} can be read. Bring back a copy of one, or "
+                "train anew with another out_dir."
+            )
         return None
+
+    def any(self) -> bool:
+        """Tell whether there is one, readable or not."""
+        return bool(self._newest_first())
+
+    def clean(self) -> None:
+        """Remove what a process that was killed has left unfinished."""
+        for path in self.folder.glob("*.partial"):
+            path.unlink()
+
+    def paths(self) -> list[Path]:
+        """Return the files of whole checkpoints but the start, oldest first."""
+        return sorted(self.folder.glob("step-*.pt"))
+
+    def _newest_first(self) -> list[Path]:
+        start = self.folder / "start.pt"
+        return [*reversed(self.paths()), *([start] if start.exists() else [])]
 
     def _write(self, target: Path, record: dict[str, Any]) -> None:
         partial = target.with_suffix(".partial")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
-                torch.save(record, file)
+                torch.save({"format": FORMAT, "version": VERSION, **record}, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if not self._proven:
+                _prove(partial)
+                self._proven = record["step"] > 0  # by then the optimizer has its state
             os.replace(partial, target)
             _sync_folder(self.folder)
-            for old in self.paths()[: -self.keep]:
+            for old in self.paths()[:-KEEP]:
                 old.unlink()
         except BaseException as error:
             self._error = error
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}.pt"
+
+
+def _prove(path: Path) -> None:
+    try:
+        read(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"it cannot be read back ({error.__cause__}); model, optimizer and loss must keep their state in tensors, "
+            "numbers, strings and containers of these"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    # torch's writer says that it could not go on where the system has said why.
+    while error.__context__ is not None and not isinstance(error, OSError | CheckpointError):
+        error = error.__context__
+    return str(error)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -154,14 +203,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _copied(value: Any) -> Any:
-    """Copy a state so that training may go on while it is written: tensors to the CPU, containers anew."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(part) for part in value)
-    return value

@@ -17,7 +17,7 @@ from onecycle.schedule import OneCycle
 _SCHEDULED = {"lr", "momentum", "betas"}
 
 
-def fingerprint(work: Workload, shape: OneCycle, *, ema: bool) -> dict[str, Any]:
+def fingerprint(work: Workload, shape: OneCycle, *, ema_decay: float | None) -> dict[str, Any]:
     """Return what a resumed run must have in common with its checkpoints, as plain data."""
     options = sorted(work.optimizer.defaults.keys() - _SCHEDULED)
     cycle = asdict(shape)
@@ -37,7 +37,7 @@ def fingerprint(work: Workload, shape: OneCycle, *, ema: bool) -> dict[str, Any]
         "clip_grad_norm": work.clip_grad_norm,
         "amp_dtype": str(work.amp_dtype),
         "grad_scaler": work.grad_scaler is not None,
-        "ema": ema,
+        "ema_decay": ema_decay,
     }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 Row = Mapping[str, float]
 
 
+@runtime_checkable
 class Log(Protocol):
     """Anything that takes rows: ``write`` once a step, ``close`` at the end."""
 
@@ -23,7 +24,7 @@ class Log(Protocol):
 
 
 class History(Mapping[str, list[float]]):
-    """The rows of a run as columns of equal length, NaN where a row has no such number.
+    """The rows of a run, read as columns of equal length, NaN where a row has no such number.
 
     >>> history = History()
     >>> history.write({"step": 1, "loss": 2.0})
@@ -34,47 +35,51 @@ class History(Mapping[str, list[float]]):
     [{'step': 2, 'loss': 1.0, 'val_loss': 1.5}]
     """
 
-    def __init__(self) -> None:
-        self._columns: dict[str, list[float]] = {}
-        self._rows = 0
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._rows: list[Row] = []
+        self._names: dict[str, None] = {}  # in the order in which they came
+        for row in rows:
+            self.write(row)
 
     def write(self, row: Row) -> None:
         """Append a row."""
-        for name in row.keys() - self._columns.keys():
-            self._columns[name] = [math.nan] * self._rows
-        for name, column in self._columns.items():
-            column.append(row.get(name, math.nan))
-        self._rows += 1
-
-    def close(self) -> None:
-        """Nothing is held back."""
+        self._rows.append(row)
+        self._names.update(dict.fromkeys(row))
 
     def where(self, name: str) -> list[dict[str, float]]:
         """Return the rows that have a number in the column ``name``."""
-        column = self._columns.get(name, [])
-        return [self.row(index) for index, value in enumerate(column) if not math.isnan(value)]
+        return [dict(row) for row in self._rows if name in row]
 
     def row(self, index: int) -> dict[str, float]:
-        """Return one row without its missing numbers; negative indices count from the end."""
-        row = {name: column[index] for name, column in self._columns.items()}
-        return {name: value for name, value in row.items() if not math.isnan(value)}
+        """Return the numbers of one row; negative indices count from the end."""
+        return dict(self._rows[index])
+
+    def backwards(self) -> Iterator[Row]:
+        """Yield the rows, the last one first."""
+        return reversed(self._rows)
+
+    def until(self, step: int) -> History:
+        """Return the history up to a step, which it includes."""
+        return History(row for row in self._rows if row["step"] <= step)
 
     @property
     def rows(self) -> int:
         """Number of rows: optimizer steps taken."""
-        return self._rows
+        return len(self._rows)
 
     def __getitem__(self, name: str) -> list[float]:
-        return self._columns[name]
+        if name not in self._names:
+            raise KeyError(name)
+        return [row.get(name, math.nan) for row in self._rows]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._columns)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._columns)
+        return len(self._names)
 
     def __repr__(self) -> str:
-        return f"History({self._rows} rows; columns {', '.join(self._columns) or 'none'})"
+        return f"History({self.rows} rows; columns {', '.join(self) or 'none'})"
 
 
 class JsonLinesLog:
@@ -83,21 +88,23 @@ class JsonLinesLog:
     Args:
         path: The file. What it holds beyond ``until`` is cut off, the rest stays.
         until: Last step to keep of what is there already (0: begin anew).
+
+    Raises:
+        OSError: If it cannot be written, here and in every method.
     """
 
     def __init__(self, path: Path, until: int = 0) -> None:
-        kept = [row for row in read_rows(path) if row["step"] <= until] if until and path.exists() else []
-        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115  # held open for the run, closed by close()
-        for row in kept:
-            self.write(row)
+        self._file = open(path, "a+b")  # noqa: SIM115  # held open for the run, closed by close()
+        # Cut in place, so that a kill at any moment leaves the rows before.
+        self._file.truncate(_length(self._file, until))
 
     def write(self, row: Row) -> None:
         """Append a row; it reaches the file with the next ``flush``, or when the buffer is full."""
         try:
-            line = json.dumps(dict(row), allow_nan=False)
+            line = json.dumps(row, allow_nan=False)
         except ValueError:
-            line = json.dumps({name: value if math.isfinite(value) else str(value) for name, value in row.items()})
-        self._file.write(line + "\n")
+            line = json.dumps(strict(row), allow_nan=False)
+        self._file.write(line.encode() + b"\n")
 
     def flush(self) -> None:
         """Bring every row onto the disk."""
@@ -109,16 +116,43 @@ class JsonLinesLog:
         self._file.close()
 
 
+def strict(value: Any) -> Any:
+    """Return ``value`` as standard JSON can hold it: numbers that are not finite as text.
+
+    >>> strict({"loss": math.nan, "lr": (0.1, math.inf)})
+    {'loss': 'nan', 'lr': [0.1, 'inf']}
+    """
+    if isinstance(value, Mapping):
+        return {key: strict(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_rows(path: Path) -> list[dict[str, float]]:
     """Return the rows of a JSON-lines log; a last line that was cut short is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    with open(path, "rb") as file:
+        return [row for row, _ in _rows(file)]
+
+
+def _rows(file: IO[bytes]) -> Iterator[tuple[dict[str, float], int]]:
+    """Yield each row, and where in the file it ends."""
+    file.seek(0)
+    end = 0
+    for line in file:
         try:
             row = json.loads(line)
         except ValueError:
-            break
-        rows.append({name: float(value) if isinstance(value, str) else value for name, value in row.items()})
-    return rows
+            return
+        if not line.endswith(b"\n"):
+            return
+        end += len(line)
+        yield {name: float(value) if isinstance(value, str) else value for name, value in row.items()}, end
+
+
+def _length(file: IO[bytes], until: int) -> int:
+    """Return how long the rows up to the step ``until`` are, in bytes."""
+    return max((end for row, end in _rows(file) if row["step"] <= until), default=0)
 
 
 class TensorBoardLog:

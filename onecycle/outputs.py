@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +13,21 @@ import torch
 from lrfind.curve import LRCurve
 from lrfind.suggest import Suggestion
 from onecycle.checkpoint import CheckpointError, Checkpoints
-from onecycle.logs import JsonLinesLog
+from onecycle.logs import JsonLinesLog, Row
 from onecycle.run import Run, write_json
 from onecycle.schedule import OneCycle
 
 if TYPE_CHECKING:
-    from onecycle.loop import Resume
+    from onecycle.resume import Resume
 
 
 class RunFolder:
     """A run on disk: ``config.json``, ``curve.json``, ``history.jsonl``, ``summary.json``, pictures, checkpoints."""
 
-    log: JsonLinesLog
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = Checkpoints(path / "checkpoints")
+        self._history: JsonLinesLog | None = None
 
     def open(self, resume: Resume) -> dict[str, Any] | None:
         """Make the folder; return the checkpoint to go on from, None to start.
@@ -45,12 +46,13 @@ class RunFolder:
                 f"out_dir must be a folder that can be written to; got {self.path}: {error}. Choose another out_dir."
             ) from error
         if resume == "never":
-            if (self.path / "config.json").exists():
+            if (self.path / "config.json").exists() or self.checkpoints.any():
                 raise CheckpointError(
                     f'out_dir {self.path} holds a run already. Go on with it by resume="auto", or choose another '
                     "out_dir."
                 )
             return None
+        self.checkpoints.clean()
         record = self.checkpoints.newest()
         if record is None and resume == "extend":
             raise CheckpointError(
@@ -61,25 +63,47 @@ class RunFolder:
     def begin(
         self, cycle: OneCycle, curve: LRCurve | None, pick: Suggestion | None, facts: dict[str, Any], *, until: int
     ) -> None:
-        """Write what is known before the first step; ``until``: last step of the history to keep."""
-        write_json(self.path / "config.json", facts | _environment())
-        if curve is not None:
-            from lrfind.plot import plot_curve
+        """Write what is known before the next step; ``until``: last step of the history to keep.
 
-            curve.save(self.path / "curve.json")
-            axes = _axes(7, 4.5)
-            plot_curve(curve, pick, ax=axes)
-            axes.figure.savefig(self.path / "range_test.png", dpi=150)
-        self._draw_schedule(cycle)
-        self.log = JsonLinesLog(self.path / "history.jsonl", until)
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
+        with self._writing():
+            write_json(self.path / "config.json", facts | _environment())
+            if curve is not None:
+                from lrfind.plot import plot_curve
 
-    def begin_again(self, cycle: OneCycle, facts: dict[str, Any]) -> None:
-        """Forget what an attempt that diverged has left."""
-        self.checkpoints.clear()
-        self.log.close()
-        write_json(self.path / "config.json", facts | _environment())
-        self._draw_schedule(cycle)
-        self.log = JsonLinesLog(self.path / "history.jsonl")
+                curve.save(self.path / "curve.json")
+                axes = _axes(7, 4.5)
+                plot_curve(curve, pick, ax=axes)
+                axes.figure.savefig(self.path / "range_test.png", dpi=150)
+            axes = _axes(7, 3.5)
+            cycle.plot(axes)
+            axes.figure.savefig(self.path / "schedule.png", dpi=150)
+            if self._history is not None:
+                self._history.close()
+            self._history = JsonLinesLog(self.path / "history.jsonl", until)
+
+    def write(self, row: Row) -> None:
+        """Append a row to the history.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
+        assert self._history is not None, "begin has been called"
+        with self._writing():
+            self._history.write(row)
+
+    def save(self, step: int, record: dict[str, Any]) -> None:
+        """Write a checkpoint, with the history up to there on the disk before it.
+
+        Raises:
+            CheckpointError: If the history, or the checkpoint before this one, could not be written.
+        """
+        assert self._history is not None, "begin has been called"
+        with self._writing():
+            self._history.flush()
+        self.checkpoints.save(step, record)
 
     def saved_curve(self) -> LRCurve | None:
         """Return the range test of the run, None where there was none."""
@@ -87,15 +111,35 @@ class RunFolder:
         return LRCurve.load(path) if path.exists() else None
 
     def finish(self, run: Run) -> None:
-        """Write the outcome and draw the training."""
-        write_json(self.path / "summary.json", run.summary())
-        if run.history.rows:
-            run.plot().savefig(self.path / "training.png", dpi=150)
+        """Write the outcome and draw the training, once the last checkpoint is whole.
 
-    def _draw_schedule(self, cycle: OneCycle) -> None:
-        axes = _axes(7, 3.5)
-        cycle.plot(axes)
-        axes.figure.savefig(self.path / "schedule.png", dpi=150)
+        Raises:
+            CheckpointError: If something could not be written.
+        """
+        self.checkpoints.wait()
+        with self._writing():
+            write_json(self.path / "summary.json", run.summary())
+            if run.history.rows:
+                run.plot().savefig(self.path / "training.png", dpi=150)
+
+    def close(self) -> None:
+        """Write what is held back, and wait for the checkpoint under way."""
+        try:
+            self.checkpoints.wait()
+        finally:
+            if self._history is not None:
+                with self._writing():
+                    self._history.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"the files of the run could not be written to {self.path}: {error}. Mend that, then go on from the "
+                'last checkpoint with resume="auto".'
+            ) from error
 
 
 def _axes(width: float, height: float) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from lrfind.curve import LRCurve
 from lrfind.suggest import Suggestion
-from onecycle.logs import History, read_rows
+from onecycle.logs import History, read_rows, strict
 from onecycle.schedule import OneCycle
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class Run:
             "max_lr": self.max_lr,
             "train_loss": self.history["loss"][-1] if self.history.rows else None,
             **self.validation,
-            "pick": None if self.suggestion is None else pick_record(self.suggestion),
-            "retries": [vars(retry) for retry in self.retries],
+            "pick": None if self.suggestion is None else asdict(self.suggestion),
+            "retries": [asdict(retry) for retry in self.retries],
             "notes": list(self.notes),
         }
 
@@ -101,34 +101,11 @@ def load_history(out_dir: str | os.PathLike[str], until: float = math.inf) -> Hi
     path = Path(out_dir) / "history.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"{out_dir} holds no history.jsonl. Give the folder of a run made by onecycle.")
-    history = History()
-    for row in read_rows(path):
-        if row["step"] <= until:
-            history.write(row)
-    return history
-
-
-def pick_record(pick: Suggestion) -> dict[str, Any]:
-    """Return a suggestion as plain data; ``pick_from_record`` reads it."""
-    return {
-        "lr": pick.lr,
-        "low": pick.low,
-        "high": pick.high,
-        "rule": pick.rule,
-        "warnings": list(pick.warnings),
-        "group_lrs": list(pick.group_lrs),
-        "evidence": pick.evidence,
-        "steps_used": pick.steps_used,
-    }
-
-
-def pick_from_record(record: dict[str, Any]) -> Suggestion:
-    """Return the suggestion that ``pick_record`` wrote."""
-    return Suggestion(**{**record, "warnings": tuple(record["warnings"]), "group_lrs": tuple(record["group_lrs"])})
+    return History(row for row in read_rows(path) if row["step"] <= until)
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write a small JSON file, whole or not at all."""
+    """Write a small JSON file, whole or not at all; numbers that are not finite become text."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(strict(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

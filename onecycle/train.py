@@ -12,11 +12,13 @@ from torch import nn
 
 from lrfind.batches import epoch as one_epoch
 from lrfind.batches import rewinds, steps_per_epoch
-from lrfind.preserve import preserve
+from lrfind.preserve import data_preserved
 from lrfind.workload import Workload
 from onecycle.logs import Log
-from onecycle.loop import Callback, MaxLR, Resume, Training
+from onecycle.loop import Training
 from onecycle.outputs import RunFolder
+from onecycle.resume import MaxLR, Resume
+from onecycle.rows import Callback
 from onecycle.run import Run
 from onecycle.schedule import OneCycle
 
@@ -89,7 +91,9 @@ def fit(
     ('finished', 40, 0.1)
     """
     peak = _peak(max_lr, cycle)
-    _check(resume, on_divergence, out_dir, validate_every, checkpoint_every, ema_decay)
+    _check_resume(resume, on_divergence, out_dir)
+    _check_pauses(work, out_dir, validate_every, checkpoint_every)
+    _check_extras(ema_decay, callbacks, loggers)
     steps = _count_steps(work, epochs, total_steps, cycle)
     training = Training(
         work,
@@ -121,14 +125,7 @@ def _peak(max_lr: MaxLR, cycle: OneCycle | None) -> MaxLR:
     return max_lr
 
 
-def _check(
-    resume: Resume,
-    on_divergence: OnDivergence | None,
-    out_dir: str | os.PathLike[str] | None,
-    validate_every: int | None,
-    checkpoint_every: int | None,
-    ema_decay: float | None,
-) -> None:
+def _check_resume(resume: Resume, on_divergence: OnDivergence | None, out_dir: str | os.PathLike[str] | None) -> None:
     if resume not in get_args(Resume):
         raise ValueError(
             f"resume must be 'never', 'auto' or 'extend'; got {resume!r}. 'auto' goes on from the newest checkpoint."
@@ -142,18 +139,42 @@ def _check(
             f"on_divergence must be 'stop', 'retry' or None; got {on_divergence!r}. None retries a picked max_lr and "
             "stops with a given one."
         )
+
+
+def _check_pauses(
+    work: Workload,
+    out_dir: str | os.PathLike[str] | None,
+    validate_every: int | None,
+    checkpoint_every: int | None,
+) -> None:
     for name, every in (("validate_every", validate_every), ("checkpoint_every", checkpoint_every)):
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or not every >= 1):
             raise ValueError(
                 f"{name} must be a whole number of steps, at least 1, or None; got {every!r}. None means the end of "
                 "each epoch."
             )
+    if validate_every is not None and work.val_loader is None:
+        raise ValueError(
+            f"validate_every={validate_every} needs something to validate on; got a workload without val_loader. "
+            "Pass val_loader to Workload."
+        )
     if checkpoint_every is not None and out_dir is None:
         raise ValueError(
             f"checkpoint_every={checkpoint_every} needs a folder to write to; got out_dir=None. Pass out_dir."
         )
+
+
+def _check_extras(ema_decay: float | None, callbacks: Sequence[Callback], loggers: Sequence[Log]) -> None:
     if ema_decay is not None and not 0 < ema_decay < 1:
         raise ValueError(f"ema_decay must be above 0 and below 1; got {ema_decay!r}. 0.999 is usual.")
+    for callback in callbacks:
+        if not callable(callback):
+            raise ValueError(f"callbacks must be functions of a row; got {callback!r}. Pass the function itself.")
+    for log in loggers:
+        if not isinstance(log, Log):
+            raise ValueError(
+                f"loggers must be objects with write(row) and close(); got {log!r}. onecycle.TensorBoardLog is one."
+            )
 
 
 def _count_steps(work: Workload, epochs: int | None, total_steps: int | None, cycle: OneCycle | None) -> int:
@@ -164,12 +185,12 @@ def _count_steps(work: Workload, epochs: int | None, total_steps: int | None, cy
         del stated["cycle.total_steps"]  # a cycle is a shape: what is said here decides
     if len(stated) != 1:
         raise ValueError(
-            f"fit needs either epochs or total_steps; got epochs={epochs!r}, total_steps={total_steps!r}. "
-            "epochs counts passes over train_loader, total_steps optimizer steps."
+            f"fit takes either epochs or total_steps; got epochs={epochs!r}, total_steps={total_steps!r}. "
+            "epochs counts passes over train_loader, total_steps optimizer steps: give one."
         )
     (name, count), *_ = stated.items()
     if not isinstance(count, int) or isinstance(count, bool) or not count >= 1:
-        raise ValueError(f"{name} must be a whole number of at least 1; got {count!r}.")
+        raise ValueError(f"{name} must be a whole number of at least 1; got {count!r}. It says how long to train.")
     return count * _steps_per_epoch(work) if name == "epochs" else count
 
 
@@ -184,7 +205,7 @@ def _steps_per_epoch(work: Workload) -> int:
             "epochs needs a train_loader with a length, or one that can be read twice to count it; got a stream. "
             "Give total_steps instead."
         )
-    with preserve(work):
+    with data_preserved(work):
         steps = sum(1 for _ in one_epoch(batches, work.accumulation_steps))
     if steps == 0:
         raise ValueError("train_loader must yield at least one batch; got none. Check that its dataset is not empty.")

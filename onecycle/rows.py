@@ -1,0 +1,96 @@
+"""What becomes of a step's numbers: brought home from the device, judged, validated, recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lrfind.progress import Bar
+from onecycle.divergence import Diverged, Divergence
+from onecycle.logs import History, Log
+
+Callback = Callable[[Mapping[str, float]], Any]
+
+
+class Rows:
+    """The rows of the last steps, on their way into the history, the logs and the callbacks.
+
+    A row is *open* until it is recorded. Its loss stays on the device until the row is judged, and rows are judged in
+    blocks, so that an accelerator is waited for once a block. The last row may be held open, for a validation that is
+    still to come.
+
+    Args:
+        callbacks: Called with every row.
+        logs: Written every row.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], logs: Sequence[Log]) -> None:
+        self.callbacks = callbacks
+        self.logs = logs
+        self.history = History()
+        self.rule = Divergence(0)
+        self.bar = Bar("", 0, shown=False)
+        self.stopped = False  # by a callback
+        self._open: list[dict[str, Any]] = []
+        self._judged = 0  # how many of the open rows are
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The last open row; None if all are recorded."""
+        return self._open[-1] if self._open else None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take in the row of a step: numbers, and the loss as a tensor without dimensions."""
+        self._open.append(row)
+
+    def settle(self, *, hold: int = 0) -> None:
+        """Judge all open rows, and record all but the last ``hold``.
+
+        Raises:
+            Diverged: If the run has; rows behind the one that shows it are dropped.
+        """
+        new = self._open[self._judged :]
+        losses = torch.stack([row["loss"] for row in new]).tolist() if len(new) > 1 else [row["loss"] for row in new]
+        for row, loss in zip(new, losses, strict=True):
+            row["loss"], row["lr"] = float(loss), float(row["lr"])
+            self._judged += 1
+            try:
+                self.rule.judge(row["loss"])
+            except Diverged:
+                self._record(self._judged)
+                self._open.clear()
+                raise
+        self._record(len(self._open) - hold)
+
+    def go_back(self, history: History, row: Mapping[str, float] | None) -> None:
+        """Forget what is open, and go on from a history, and perhaps a row that is judged but not recorded."""
+        self.history = history
+        self._open = [] if row is None else [dict(row)]
+        self._judged = len(self._open)
+
+    def judge_anew(self, rule: Divergence) -> None:
+        """Have the rows judged by another rule, which hears first what has been judged before.
+
+        Raises:
+            Diverged: If the run has, by that rule.
+        """
+        self.rule = rule
+        for loss in [*self.history.get("loss", ()), *(row["loss"] for row in self._open)]:
+            rule.judge(loss)
+
+    def _record(self, count: int) -> None:
+        for _ in range(count):
+            row = self._open.pop(0)
+            self._judged -= 1
+            self.history.write(row)
+            for log in self.logs:
+                log.write(row)
+            self.bar.advance(f"loss {row['loss']:.4g}" if self.bar.shown else "")
+            for callback in self.callbacks:
+                if callback(row) is True:
+                    self.stopped = True

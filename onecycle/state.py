@@ -1,0 +1,117 @@
+"""What training changes, taken down as plain data and put back: the model and all that moves along with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from lrfind.objects import referred
+from lrfind.workload import Workload
+from onecycle.attributes import Attributes
+
+
+class WorkState:
+    """Model, loss, optimizer, grad scaler and averaged weights of a workload, to be taken down and put back.
+
+    Of the model and of modules that the loss is made of: parameters, all buffers, and what moves among their
+    attributes (``onecycle.attributes``). Random numbers and loaders are not part of it (``onecycle.passes``).
+    """
+
+    def __init__(self, work: Workload, ema: AveragedModel | None) -> None:
+        self.work = work
+        self.ema = ema
+        self._modules = dict(_modules(work))
+        self._attributes = Attributes(self._modules | {"loss": work.criterion or work.loss_fn}, tensors=True)
+
+    def take(self) -> dict[str, Any]:
+        """Return the state as data of its own, tensors on the CPU, as ``torch.load(weights_only=True)`` reads it."""
+        work = self.work
+        parts = {
+            "modules": {name: _tensors(module) for name, module in self._modules.items()},
+            "attributes": self._attributes.take(),
+            "optimizer": work.optimizer.state_dict(),
+            "grad_scaler": None if work.grad_scaler is None else work.grad_scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+        }
+        plain: dict[str, Any] = as_plain(parts)
+        return plain
+
+    def put(self, state: dict[str, Any]) -> None:
+        """Put back what ``take`` returned, into the same parameters; ``state`` stays as it is."""
+        work = self.work
+        for name, module in self._modules.items():
+            module.load_state_dict(state["modules"][name]["state"])
+            with torch.no_grad():
+                for path, buffer in module.named_buffers():
+                    if path in state["modules"][name]["buffers"]:
+                        buffer.copy_(state["modules"][name]["buffers"][path])
+        self._attributes.put(state["attributes"])
+        self._put_optimizer(state["optimizer"])
+        if work.grad_scaler is not None:
+            work.grad_scaler.load_state_dict(state["grad_scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+
+    def _put_optimizer(self, state: dict[str, Any]) -> None:
+        optimizer = self.work.optimizer
+        before = optimizer.param_groups
+        # A copy, because load_state_dict makes tensors that are on the right device already its own.
+        optimizer.load_state_dict(copy.deepcopy(state))
+        for old, new in zip(before, optimizer.param_groups, strict=True):
+            for key, value in new.items():
+                # A tensor lr stays the same object: a compiled or captured step holds on to it.
+                if isinstance(value, Tensor) and isinstance(old.get(key), Tensor):
+                    new[key] = old[key].copy_(value)
+
+    def finite(self) -> bool:
+        """Tell whether every parameter that is trained is finite."""
+        parameters = [p for group in self.work.optimizer.param_groups for p in group["params"]]
+        # The largest absolute value is NaN or infinite where any is: one pass, and one wait for the device.
+        return bool(torch.isfinite(nn.utils.get_total_norm(parameters, torch.inf)))
+
+
+def as_plain(value: Any) -> Any:
+    """Return a copy of ``value`` that shares nothing: tensors on the CPU, containers anew, numpy's numbers as Python's.
+
+    >>> as_plain({"lr": np.float64(0.5), "betas": (0.9, torch.zeros(1))})
+    {'lr': 0.5, 'betas': (0.9, tensor([0.]))}
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: as_plain(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(as_plain, value))
+    return value
+
+
+def _tensors(module: nn.Module) -> dict[str, Any]:
+    state = module.state_dict()
+    # Non-persistent ones: a state dict leaves them out.
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name not in state}
+    return {"state": state, "buffers": buffers}
+
+
+def _modules(work: Workload) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the model, and the modules that the loss is made of."""
+    yield "model", work.model
+    known = {id(module) for module in work.model.modules()}
+    waiting = [("loss", work.criterion or work.loss_fn)]
+    while waiting:
+        name, part = waiting.pop()
+        if id(part) in known:
+            continue
+        known.add(id(part))
+        if isinstance(part, nn.Module):
+            known.update(id(module) for module in part.modules())
+            yield name, part
+        else:
+            waiting += [(f"{name}.{index}", other) for index, other in enumerate(referred(part))]
