@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 """Errors that tell the user what to do: shown as one line, exit status 2. All others are ours, with a traceback."""
 
-# Flags without a --no- twin where the default is off; None only by leaving a flag out.
-_STYLE = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+# None is what a flag left out means; the word None is not taken.
+_STYLE = (tyro.conf.DisallowNone,)
 
 
 def default(text: str) -> Any:
