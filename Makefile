@@ -1,0 +1,34 @@
+# `make demo` trains on scikit-learn's digits, `make test` runs every check. Each makes its own virtual environment
+# and installs what it needs with pip; VENV=path puts it elsewhere, PYTHON=python3.12 picks the interpreter.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/examples.stamp
+	$(BIN)/onecycle train digits
+
+test: lint
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+# Installed again when pyproject.toml is newer; each set of extras on its own.
+$(VENV)/%.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[$*]"
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
