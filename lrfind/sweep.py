@@ -33,8 +33,8 @@ MIN_ITER = 10
 BLOCK = 10
 # Overflows in a row after which the grad scaler is not going to find a scale that works.
 MAX_SKIPS = 50
-# Batches whose targets tell what a constant predictor would get.
-TARGET_BATCHES = 50
+# Steps whose targets tell what a constant predictor would get.
+TARGET_STEPS = 50
 # Numbers in these targets, images say, beyond which no more are kept.
 TARGET_NUMBERS = 1_000_000
 
@@ -100,23 +100,31 @@ def range_test(
     curves: list[LRCurve] = []
     with (
         preserve(work, snapshot) as start,
-        work.training(),
         Bar("range test", num_iter * repeats, shown=progress) as bar,
     ):
-        for repeat in range(repeats):
-            if repeat:
-                start.restore(data=False)
-            if momentum is not None:
-                _override_momentum(work, momentum)
-            sweep = Sweep(
-                work, rates, StopRule(stop_factor), bar, step_mode=step_mode, val_batches=val_batches, on_point=on_point
-            )
-            try:
-                sweep.run()
-            except KeyboardInterrupt as stop:
-                stop.curve = _together([*curves, sweep.curve()])  # type: ignore[attr-defined]
-                raise
-            curves.append(sweep.curve())
+        try:
+            for repeat in range(repeats):
+                if repeat:
+                    start.restore(data=False)
+                if momentum is not None:
+                    _override_momentum(work, momentum)
+                sweep = Sweep(
+                    work,
+                    rates,
+                    StopRule(stop_factor),
+                    bar,
+                    step_mode=step_mode,
+                    val_batches=val_batches,
+                    on_point=on_point,
+                )
+                with work.training():  # here, since restore() takes the modes back as well
+                    sweep.run()
+                curves.append(sweep.curve())
+        except KeyboardInterrupt as stop:
+            curves += [stop.curve] if hasattr(stop, "curve") else []
+            if curves:
+                stop.curve = _together(curves)  # type: ignore[attr-defined]
+            raise
     return _together(curves)
 
 
@@ -158,7 +166,7 @@ class Sweep:
         self.on_point = on_point
         self.status: Status = "range end"
         self.losses: list[float] = []
-        self.targets: list[Any] = []
+        self.targets: list[list[Any]] = []  # of each step
         self._numbers = 0
         # The group with the largest rate speaks for all.
         self._reference = int(rates.sum(axis=1).argmax())
@@ -210,11 +218,10 @@ class Sweep:
         return None
 
     def _keep_targets(self, batches: Group) -> None:
-        if self.work.criterion is None or len(self.targets) >= TARGET_BATCHES or self._numbers >= TARGET_NUMBERS:
+        if self.work.criterion is None or len(self.targets) >= TARGET_STEPS or self._numbers >= TARGET_NUMBERS:
             return
-        for _, targets in batches:
-            self.targets.append(targets)
-            self._numbers += targets.numel() if isinstance(targets, Tensor) else 0
+        self.targets.append([targets for _, targets in batches])
+        self._numbers += sum(targets.numel() for targets in self.targets[-1] if isinstance(targets, Tensor))
 
     def _validation_loss(self) -> float:
         most = None if self.val_batches == "all" else self.val_batches
@@ -255,7 +262,9 @@ class Sweep:
             "loss": "training" if self.val_batches is None else "validation",
             "notes": [],
         }
-        if (constant := constant_loss(work.criterion, self.targets)) is not None:
+        # Of the points alone: steps behind the stop depend on how far the reading of losses lags.
+        targets = [part for of_step in self.targets[:points] for part in of_step]
+        if (constant := constant_loss(work.criterion, targets)) is not None:
             facts["constant_loss"] = constant
         if work.train_loader is not None and not rewinds(work.train_loader):
             facts["notes"].append(
