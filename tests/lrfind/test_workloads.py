@@ -50,7 +50,7 @@ def test_digits_are_normalised_by_what_is_trained_on():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_digits_are_learned_by_sweep_pick_and_cycle(seed):
-    """The whole pipeline at its defaults reaches at least 97 % on the validation data, in half the epochs of the command."""
+    """The whole pipeline reaches at least 97 % on the validation data, in half the epochs of the command."""
     work = WORKLOADS["digits"](seed=seed, device="cpu")
 
     run = onecycle.fit(work, epochs=5, progress=False)
