@@ -12,7 +12,7 @@ demo: $(VENV)/examples.stamp
 
 test: lint
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
