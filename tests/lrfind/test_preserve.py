@@ -478,6 +478,34 @@ def test_compiled_model():
     assert len(compilations) == compiled
 
 
+class Best:
+    """A metric that remembers its best value."""
+
+    def __init__(self) -> None:
+        self.value, self.best = 0.0, 0.0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.value += 1.0
+
+    def compute(self) -> float:
+        self.best = max(self.best, self.value)
+        return self.value
+
+    def reset(self) -> None:
+        self.value = 0.0
+
+
+def test_metrics_forget_what_they_saw():
+    """Validation within the body leaves no record behind."""
+    best = Best()
+    work = workload(metrics={"best": best}, val_loader=DataLoader(dataset(), 8))
+
+    with preserve(work):
+        assert work.evaluate()["best"] == best.best == 6.0
+
+    assert (best.value, best.best) == (0.0, 0.0)
+
+
 # -- loaders ---------------------------------------------------------------------------------------------------
 
 
@@ -505,6 +533,22 @@ class Backwards(Sampler[int]):
 
     def __len__(self) -> int:
         return 48
+
+
+def test_restore_winds_workers_back():
+    """Workers that outlive an epoch have random states of their own: after a restore they draw the same again."""
+    loader = DataLoader(Drawing(), 8, shuffle=True, num_workers=1, persistent_workers=True)
+    work = workload(train_loader=loader, warm=1)
+    mine = loader._iterator
+    read = []
+
+    with preserve(work) as start:
+        for _ in range(2):
+            read.append(torch.cat([x for x, _ in loader]))
+            start.restore()
+
+    assert torch.equal(*read)
+    assert loader._iterator is mine
 
 
 @pytest.mark.parametrize(

@@ -216,9 +216,14 @@ def test_trap_06_groups_and_step_are_the_optimizers_own(scheduler):
         torch.optim.lr_scheduler.OneCycleLR(work.optimizer, 0.1, total_steps=50)
     keys, attributes = [set(group) for group in work.optimizer.param_groups], dict(vars(work.optimizer))
     value = lr.item()
+    held: list[bool] = []
+    handle = work.optimizer.register_step_pre_hook(lambda opt, *_: held.append(opt.param_groups[0]["lr"] is lr))
 
     sweep(work)
 
+    handle.remove()
+    assert all(held)
+    assert len(held) >= 10
     assert [set(group) for group in work.optimizer.param_groups] == keys
     assert ("initial_lr" in keys[0]) is scheduler
     assert work.optimizer.param_groups[0]["lr"] is lr
