@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,20 @@ class Checkpoints:
             if path.name > _name(record["step"]):
                 path.unlink()
 
-    def save(self, step: int, record: dict[str, Any]) -> None:
-        """Write ``record`` as the checkpoint of ``step``, in the background; it must not be changed any more.
+    def save(self, step: int, record: dict[str, Any], after: Callable[[], None] = lambda: None) -> None:
+        """Write ``record`` as the checkpoint of ``step``, in the background.
+
+        Args:
+            step: Optimizer steps taken.
+            record: What it holds; it must not be changed any more.
+            after: Called in the background before: something that has to be on the disk by then.
 
         Raises:
             CheckpointError: If the one before this could not be written (a full disk, say).
         """
         self.wait()
         self._writer = threading.Thread(
-            target=self._write, args=(self.folder / _name(step), record), name="onecycle checkpoint"
+            target=self._write, args=(self.folder / _name(step), record, after), name="onecycle checkpoint"
         )
         self._writer.start()
 
@@ -127,9 +133,10 @@ class Checkpoints:
         start = self.folder / "start.pt"
         return [*reversed(self.paths()), *([start] if start.exists() else [])]
 
-    def _write(self, target: Path, record: dict[str, Any]) -> None:
+    def _write(self, target: Path, record: dict[str, Any], after: Callable[[], None] = lambda: None) -> None:
         partial = target.with_suffix(".partial")
         try:
+            after()
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
                 torch.save({"format": FORMAT, "version": VERSION, **record}, file)

@@ -107,8 +107,11 @@ class JsonLinesLog:
         self._file.write(line.encode() + b"\n")
 
     def flush(self) -> None:
-        """Bring every row onto the disk."""
+        """Bring every row into the file: a kill does not reach it there any more."""
         self._file.flush()
+
+    def sync(self) -> None:
+        """Bring the file onto the disk, where a power cut does not reach it either."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

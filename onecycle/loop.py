@@ -199,7 +199,7 @@ class Training:
         self.start = self.folder.checkpoints.start
         if new:
             self.folder.checkpoints.begin(record)
-        self.folder.begin(self.cycle, self.curve, self.pick, self._facts(), until=until)
+        self.folder.begin(self.cycle, self.curve, self.pick, self._facts(), until=until, new=new)
         self.rows.logs = [self.folder, *self.loggers]
 
     def _schedule(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,25 +61,37 @@ class RunFolder:
         return record
 
     def begin(
-        self, cycle: OneCycle, curve: LRCurve | None, pick: Suggestion | None, facts: dict[str, Any], *, until: int
+        self,
+        cycle: OneCycle,
+        curve: LRCurve | None,
+        pick: Suggestion | None,
+        facts: dict[str, Any],
+        *,
+        until: int,
+        new: bool,
     ) -> None:
-        """Write what is known before the next step; ``until``: last step of the history to keep.
+        """Write what is known before the next step.
+
+        Args:
+            cycle: The schedule.
+            curve: The range test behind it, if there was one.
+            pick: What was read off the range test.
+            facts: What ``config.json`` is to hold, besides versions and the machine.
+            until: Last step of the history to keep.
+            new: Whether a cycle begins here; one that goes on finds all but the history in place.
 
         Raises:
             CheckpointError: If it cannot be written.
         """
         with self._writing():
-            write_json(self.path / "config.json", facts | _environment())
-            if curve is not None:
-                from lrfind.plot import plot_curve
+            if new or not (self.path / "schedule.png").exists():  # the last of these that is written
+                write_json(self.path / "config.json", facts | _environment())
+                if curve is not None:
+                    from lrfind.plot import plot_curve
 
-                curve.save(self.path / "curve.json")
-                axes = _axes(7, 4.5)
-                plot_curve(curve, pick, ax=axes)
-                axes.figure.savefig(self.path / "range_test.png", dpi=150)
-            axes = _axes(7, 3.5)
-            cycle.plot(axes)
-            axes.figure.savefig(self.path / "schedule.png", dpi=150)
+                    curve.save(self.path / "curve.json")
+                    self._picture("range_test.png", (7, 4.5), lambda ax: plot_curve(curve, pick, ax=ax))
+                self._picture("schedule.png", (7, 3.5), cycle.plot)
             if self._history is not None:
                 self._history.close()
             self._history = JsonLinesLog(self.path / "history.jsonl", until)
@@ -95,7 +107,7 @@ class RunFolder:
             self._history.write(row)
 
     def save(self, step: int, record: dict[str, Any]) -> None:
-        """Write a checkpoint, with the history up to there on the disk before it.
+        """Write a checkpoint in the background, and the history up to there before it.
 
         Raises:
             CheckpointError: If the history, or the checkpoint before this one, could not be written.
@@ -103,7 +115,7 @@ class RunFolder:
         assert self._history is not None, "begin has been called"
         with self._writing():
             self._history.flush()
-        self.checkpoints.save(step, record)
+        self.checkpoints.save(step, record, after=self._history.sync)
 
     def saved_curve(self) -> LRCurve | None:
         """Return the range test of the run, None where there was none."""
@@ -131,6 +143,14 @@ class RunFolder:
                 with self._writing():
                     self._history.close()
 
+    def _picture(self, name: str, size: tuple[float, float], draw: Callable[[Any], Any]) -> None:
+        # A Figure of its own, not pyplot's: nothing is shown, kept open or shared with the caller's figures.
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(self.path / name, dpi=150)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -140,13 +160,6 @@ class RunFolder:
                 f"the files of the run could not be written to {self.path}: {error}. Mend that, then go on from the "
                 'last checkpoint with resume="auto".'
             ) from error
-
-
-def _axes(width: float, height: float) -> Any:
-    # A Figure of its own, not pyplot's: nothing is shown, kept open or shared with the caller's figures.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
 def _environment() -> dict[str, Any]:

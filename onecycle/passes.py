@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -37,7 +37,7 @@ class Passes:
         self._attributes = Attributes(loaders)
         self._lasting = {name: kept for name, loader in loaders.items() if (kept := _keeps_workers(loader)) is not None}
         self._began: dict[str, Any] = {}  # the moment at which the present pass began
-        self._left: dict[str, Any] | None = None  # the moment at which it was left
+        self._left = False  # whether it is to be taken up again in the middle
 
     def groups(self) -> Iterator[Group]:
         """Yield the groups of the present pass, or what is left of it; at its end the next one is the present.
@@ -46,12 +46,12 @@ class Passes:
             ValueError: If the pass is empty.
             CheckpointError: If a pass taken up again is shorter than it was.
         """
-        if self._left is None:
+        if self._left:
+            groups = self._taken_up()
+        else:
             self.group = 0
             self._began = self._moment()
             groups = one_epoch(self.work.batches(), self.work.accumulation_steps)
-        else:
-            groups = self._taken_up(self._left)
         for group in groups:
             self.group += 1
             yield group
@@ -82,13 +82,17 @@ class Passes:
     def put(self, place: dict[str, Any]) -> None:
         """Go to a place that ``take`` returned."""
         self.epoch, self.group, self._unused = place["epoch"], place["group"], place["unused"]
-        self._began = place["began"]
-        self._left = place["now"] if self.group else None
-        self._go_to(place["now"])
+        self._began, now = place["began"], place["now"]
+        self._left = self.group > 0
+        # In the middle of a pass the workers of the training loader are started with it.
+        self._set_workers(now, self._lasting.keys() - ({"train_loader"} if self._left else set()))
+        self._set(now)
 
-    def _taken_up(self, left: dict[str, Any]) -> Iterator[Group]:
-        self._left = None
-        self._go_to(self._began)
+    def _taken_up(self) -> Iterator[Group]:
+        self._left = False
+        now = self._moment()
+        self._set_workers(self._began, self._lasting.keys() & {"train_loader"})
+        self._set(self._began)
         groups = one_epoch(self.work.batches(), self.work.accumulation_steps)
         last = None
         for read in range(self.group):
@@ -98,7 +102,7 @@ class Passes:
                     f"the checkpoint was written after {self.group} steps of a pass over train_loader, which now ends "
                     f"after {read}. Give it the data that it had then."
                 )
-        self._go_to(left)
+        self._set(now)
         if self._unused and last is not None:
             self._unused = False
             self.group -= 1
@@ -112,12 +116,18 @@ class Passes:
             "workers": {name: loader._iterator is not None for name, loader in self._lasting.items()},
         }
 
-    def _go_to(self, moment: dict[str, Any]) -> None:
-        for name, loader in self._lasting.items():
-            if not moment["workers"].get(name, False):
+    def _set(self, moment: dict[str, Any]) -> None:
+        set_random_states(moment["random"])
+        self._attributes.put(moment["loaders"])
+
+    def _set_workers(self, moment: dict[str, Any], names: Iterable[str]) -> None:
+        """Have workers that last run where they ran at that moment, and let go those that did not run yet."""
+        for name in names:
+            loader = self._lasting[name]
+            if not moment["workers"][name]:
                 loader._iterator = None
             elif loader._iterator is None:
-                # Started here, because that draws a random number, which later passes do not.
+                # Started apart from a pass, because that draws a random number, which passes after the first do not.
                 iter(loader)
                 warnings.warn(
                     f"{name} keeps its workers between passes (persistent_workers=True), and with them random numbers "
@@ -126,8 +136,6 @@ class Passes:
                     UserWarning,
                     stacklevel=2,
                 )
-        set_random_states(moment["random"])
-        self._attributes.put(moment["loaders"])
 
 
 def _keeps_workers(loader: Any) -> DataLoader[Any] | None:
