@@ -410,15 +410,21 @@ class StopError(Exception):
 
 
 class Tripwire(nn.Module):
-    """A criterion that raises at its tenth call while armed, between forward and backward pass."""
+    """A criterion that, once armed, raises at its tenth call, between forward and backward pass."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss, self.calls, self.error = nn.CrossEntropyLoss(), 0, None
+        self.loss, self.calls, self.last, self.error = nn.CrossEntropyLoss(), 0, 0, None
+
+    def arm(self, error: BaseException) -> None:
+        self.last, self.error = self.calls + 10, error
+
+    def disarm(self) -> None:
+        self.last, self.error = 0, None
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self.calls += 1
-        if self.error is not None and self.calls >= 10:
+        if self.error is not None and self.calls >= self.last:
             raise self.error
         return self.loss(outputs, targets)
 
@@ -452,10 +458,10 @@ def validated(work: Workload) -> None:
 
 
 def failed(work: Workload) -> None:
-    work.criterion.error = StopError("in the loss")
+    work.criterion.arm(StopError("in the loss"))
     with pytest.raises(StopError, match="in the loss"):
         range_test(work, **SHORT)
-    work.criterion.error = None
+    work.criterion.disarm()
 
 
 def failed_in_the_step(work: Workload) -> None:
@@ -469,10 +475,10 @@ def failed_in_the_step(work: Workload) -> None:
 
 
 def interrupted(work: Workload) -> None:
-    work.criterion.error = KeyboardInterrupt()
+    work.criterion.arm(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt) as stop:
         range_test(work, **SHORT)
-    work.criterion.error = None
+    work.criterion.disarm()
     curve = stop.value.curve
     assert curve.status == "interrupted"
     assert 0 < len(curve) < SHORT["num_iter"]
@@ -559,8 +565,12 @@ def trained(work: Workload, steps: int = STEPS) -> tuple[list[float], dict[str, 
             loss.backward()
             work.optimizer.step()
             losses.append(loss.item())
+    return losses, held(work)
+
+
+def held(work: Workload) -> dict[str, list[Any]]:
     state = work.optimizer.state_dict()["state"].values()
-    return losses, {
+    return {
         "weights": [weight.detach().clone() for weight in work.model.parameters()],
         "buffers": [buffer.detach().clone() for buffer in work.model.buffers()],
         "optimizer": [value.clone() for values in state for value in values.values() if isinstance(value, Tensor)],
@@ -570,7 +580,7 @@ def trained(work: Workload, steps: int = STEPS) -> tuple[list[float], dict[str, 
 
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
-        return torch.equal(one, other) or (one.shape == other.shape and bool((one.isnan() == other.isnan()).all()))
+        return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
     return one == other
 
 
@@ -599,7 +609,11 @@ def build(
     return work
 
 
-def check(make: Callable[[], Workload], end: Callable[[Workload], None] = to_the_end) -> None:
+def check(
+    make: Callable[[], Workload],
+    end: Callable[[Workload], None] = to_the_end,
+    trained: Callable[[Workload], tuple[list[float], dict[str, list[Any]]]] = trained,
+) -> None:
     """Nothing may differ after the sweep, and nothing in the 20 steps after it."""
     expected_losses, expected = trained(make())
     work = make()
@@ -662,6 +676,55 @@ def test_loaders_with_workers(loader, warm):
     check(lambda: build(loader=WORKERS[loader], warm=warm))
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "accumulation": {"accumulation_steps": 3},
+    "clipping": {"clip_grad_norm": 0.1},
+    "autocast": {"amp_dtype": torch.bfloat16},
+    "scaler": {"grad_scaler": True},
+    "all": {"accumulation_steps": 3, "clip_grad_norm": 0.1, "amp_dtype": torch.bfloat16, "grad_scaler": True},
+}
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+@pytest.mark.parametrize("named", SETTINGS)
+def test_every_way_to_step(named, end):
+    """Accumulating, clipping, under autocast, with a scaler at 2**10 and tracker 3, a scheduler attached, warm."""
+
+    def make() -> Workload:
+        settings = dict(SETTINGS[named])
+        if "grad_scaler" in settings:
+            settings["grad_scaler"] = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=8)
+            settings["grad_scaler"].load_state_dict(settings["grad_scaler"].state_dict() | {"_growth_tracker": 3})
+        work = build(BatchNorms, OPTIMIZERS["adam"], **settings)
+        work.scheduler = torch.optim.lr_scheduler.OneCycleLR(work.optimizer, [0.01, 0.05], total_steps=40)
+        train(work, 3)
+        return work
+
+    def train(work: Workload, steps: int = STEPS) -> tuple[list[float], dict[str, list[Any]]]:
+        losses = []
+        for group in itertools.islice(endless(work.batches(), work.accumulation_steps), steps):
+            losses.append(work.step(group).loss.item())
+            work.scheduler.step()
+        scale = [] if work.grad_scaler is None else [str(work.grad_scaler.state_dict())]
+        return losses, held(work) | {"scaler": scale, "scheduler": [work.scheduler.get_last_lr()]}
+
+    check(make, end, train)
+
+
+def test_in_the_middle_of_training_again_and_again():
+    """A sweep before every fifth step, each ending another way, changes no step."""
+    plain = build(BatchNorms, OPTIMIZERS["adam"], LOADERS["generator"])
+    expected = [loss for _ in ENDS for loss in trained(plain, 5)[0]]
+    swept = build(BatchNorms, OPTIMIZERS["adam"], LOADERS["generator"])
+    losses = []
+    for end in ENDS:
+        end(swept)
+        losses += trained(swept, 5)[0]
+
+    assert losses == expected
+    assert all(map(torch.equal, plain.model.parameters(), swept.model.parameters()))
+
+
 @given(
     model=st.sampled_from(sorted(MODELS)),
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
@@ -669,7 +732,7 @@ def test_loaders_with_workers(loader, warm):
     end=st.sampled_from(ENDS),
     warm=st.sampled_from([0, 2]),
 )
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_any_mixture(model, optimizer, loader, end, warm):
     """Any model with any optimizer, loader and end of the sweep."""
     check(lambda: build(MODELS[model], OPTIMIZERS[optimizer], LOADERS[loader], warm=warm), end)
