@@ -26,7 +26,8 @@ def random_states() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if (accelerator := _accelerator_in_use()) is not None:
-        states["accelerator"] = accelerator.get_rng_state_all()
+        many = hasattr(accelerator, "get_rng_state_all")
+        states["accelerator"] = accelerator.get_rng_state_all() if many else [accelerator.get_rng_state()]
     return states
 
 
@@ -36,7 +37,10 @@ def set_random_states(states: dict[str, Any]) -> None:
     np.random.set_state(_to_legacy(states["numpy"]))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if "accelerator" in states and (accelerator := _accelerator_in_use()) is not None:
-        accelerator.set_rng_state_all(states["accelerator"])
+        if hasattr(accelerator, "set_rng_state_all"):
+            accelerator.set_rng_state_all(states["accelerator"])
+        else:  # Apple's, of which there is one
+            accelerator.set_rng_state(states["accelerator"][0])
 
 
 def generator_state(value: Any) -> Any:
@@ -70,7 +74,7 @@ def _accelerator_in_use() -> Any:
         return None
     module = torch.get_device_module(torch.accelerator.current_accelerator())
     in_use = not hasattr(module, "is_initialized") or module.is_initialized()
-    return module if in_use and hasattr(module, "get_rng_state_all") else None
+    return module if in_use and hasattr(module, "get_rng_state") else None
 
 
 def _from_legacy(state: Any) -> list[Any]:
