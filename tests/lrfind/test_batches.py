@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import (
+    ChainDataset,
     DataLoader,
     IterableDataset,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
     default_collate,
 )
+from torch_lr_finder import TrainDataLoaderIter
 
 from lrfind.batches import batch_size, endless, epoch, fast, rewinds, steps_per_epoch, to_device
 
@@ -233,3 +236,118 @@ class Counting(IterableDataset[Tensor]):
 def test_rewinds_tells_a_stream_from_a_loader(loader, expected):
     """False where what a sweep draws is lost to training."""
     assert rewinds(loader) is expected
+
+
+def test_to_device_keeps_kinds_of_dict():
+    """An OrderedDict, a defaultdict with its factory, a class of the user's with its attributes."""
+
+    class Batch(dict[str, Tensor]):
+        note = "none"
+
+    mine = Batch(x=torch.zeros(2))
+    mine.note = "kept"
+    default = defaultdict(list, x=torch.zeros(2))
+    device = torch.device("meta")
+
+    moved = [to_device(batch, device) for batch in (OrderedDict(x=torch.zeros(2)), default, mine)]
+
+    assert [type(batch) for batch in moved] == [OrderedDict, defaultdict, Batch]
+    assert all(batch["x"].is_meta for batch in moved)
+    assert moved[1]["new"] == []
+    assert moved[2].note == "kept"
+    assert not mine["x"].is_meta
+
+
+class Place:
+    """An iterator of the user's own class: its place is an attribute."""
+
+    def __init__(self) -> None:
+        self.place = 0
+
+    def __iter__(self) -> Place:
+        return self
+
+    def __next__(self) -> int:
+        self.place += 1
+        return self.place
+
+
+class Holding:
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([1])
+
+
+@pytest.mark.parametrize(
+    ("loader", "expected"),
+    [
+        (Place(), True),
+        (Holding(inner=DataLoader(dataset())), True),
+        (Holding(inner=DataLoader(Counting(iter([1])))), False),
+        (Holding(parts={"a": [Holding(source=map(abs, [1]))]}), False),
+        (DataLoader(ChainDataset([Counting([1]), Counting(iter([1]))])), False),
+        (DataLoader(dataset(), sampler=Holding(order=count())), False),
+        (DataLoader(Subset(dataset(), [0])), True),
+        (TrainDataLoaderIter(DataLoader(dataset(), 5)), True),
+        (TrainDataLoaderIter(DataLoader(Counting(iter([1])))), False),
+        (range(3), True),
+    ],
+)
+def test_rewinds_looks_into_what_a_loader_holds(loader, expected):
+    """Streams count wherever they are; places that are attributes are put back and do not."""
+    assert rewinds(loader) is expected
+
+
+def test_open_file_of_a_data_set_with_indices_is_no_stream(tmp_path):
+    """A file that is read by position is read again; one that is read through is not."""
+    path = tmp_path / "data"
+    path.write_text("1\n2\n")
+    with path.open() as file:
+        by_index = dataset()
+        by_index.file = file
+
+        assert rewinds(DataLoader(by_index))
+        assert not rewinds(DataLoader(Counting(file)))
+
+
+class Labelled(TrainDataLoaderIter):
+    def inputs_labels_from_batch(self, batch_data: Any) -> Any:
+        return batch_data[0], batch_data[1] + 100
+
+
+class Own(Labelled):
+    def __next__(self) -> Any:
+        x, y = super().__next__()
+        return -x, y
+
+
+def test_iterators_of_the_peer_are_read_from_their_start():
+    """One pass of the loader inside, through the user's function; the iterator itself is not moved."""
+    wrapped = Labelled(DataLoader(dataset(), 5))
+    next(wrapped)
+
+    batches = list(fast(wrapped))
+
+    assert len(batches) == len(fast(wrapped)) == 8
+    assert all((y >= 100).all() for _, y in batches)
+    assert torch.equal(next(wrapped)[0], batches[1][0])
+
+
+def test_an_iterator_with_a_next_of_its_own_is_used():
+    """What a subclass does to its batches is done."""
+    own = Own(DataLoader(dataset(), 5))
+
+    assert fast(own) is own
+
+
+def test_a_length_that_raises_is_none():
+    """TypeError and NotImplementedError both say that there is no length."""
+
+    class Unknown:
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    assert steps_per_epoch(Unknown()) is None
+    assert steps_per_epoch(iter([])) is None
