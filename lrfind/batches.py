@@ -129,7 +129,7 @@ def fast(loader: Iterable[Batch]) -> Iterable[Batch]:
     something of their own. Wrappers of torch-lr-finder (``TrainDataLoaderIter`` and children) are unwrapped, with
     their ``inputs_labels_from_batch`` applied to each batch, unless they have a ``__next__`` of their own.
     """
-    if hasattr(loader, "inputs_labels_from_batch") and _of_the_peer(type(loader), "__next__"):
+    if hasattr(type(loader), "inputs_labels_from_batch") and _of_the_peer(type(loader), "__next__"):
         return _Unwrapped(loader)
     if not (
         type(loader) is DataLoader
@@ -221,7 +221,7 @@ def rewinds(loader: Iterable[Batch]) -> bool:
             return False
         if isinstance(part, Dataset) and not isinstance(part, IterableDataset):
             waiting += [value for value in vars_of(part).values() if isinstance(value, Dataset | list | tuple)]
-        elif isinstance(part, DataLoader) or hasattr(part, "inputs_labels_from_batch"):
+        elif isinstance(part, DataLoader) or hasattr(type(part), "inputs_labels_from_batch"):
             waiting += [value for name, value in vars_of(part).items() if name != "_iterator"]
         else:
             waiting += referred(part, many=MANY)

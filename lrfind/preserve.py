@@ -250,7 +250,7 @@ class _Record:
             skip = _ITERATOR
             if value.persistent_workers:
                 self.workers.append(value)
-        elif hasattr(value, "inputs_labels_from_batch"):
+        elif hasattr(type(value), "inputs_labels_from_batch"):
             skip = _ITERATOR
         attributes = {name: part for name, part in vars_of(value).items() if name not in skip}
         slots = slots_of(value)
