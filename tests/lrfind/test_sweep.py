@@ -468,6 +468,7 @@ def test_ctrl_c_gives_the_points_so_far(repeat):
     assert [loss for curve in curves for loss in curve.loss] == heard
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("end", ["range end", "error"])
 def test_worker_processes_end_with_the_sweep(end):
     """No process of a loader outlives it, not even while an error's traceback holds on to the sweep."""

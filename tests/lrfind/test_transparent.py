@@ -669,6 +669,7 @@ def test_every_loader(loader, end):
     check(lambda: build(loader=LOADERS[loader]), end)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("warm", [0, 3], ids=["cold", "warm"])
 @pytest.mark.parametrize("loader", WORKERS)
 def test_loaders_with_workers(loader, warm):
