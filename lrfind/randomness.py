@@ -87,8 +87,9 @@ def _to_legacy(state: list[Any]) -> tuple[Any, ...]:
     return name, keys.numpy().astype(np.uint32), position, has_gauss, gauss
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def _tuples(state: Any) -> tuple[Any, ...]:
+    version, numbers, gauss = state
+    return version, tuple(numbers), gauss
 
 
 def _plain(value: Any) -> Any:
