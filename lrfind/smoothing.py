@@ -33,6 +33,10 @@ RISEN_DROP = 0.5
 """... this part of its drop, and ..."""
 RISEN_NOISE = 5.0
 """... this many standard deviations of its noise."""
+HUMP_DROP = 0.3
+"""So does a rise of this share of the drop from the lowest point so far, if nothing ..."""
+HUMP_BACK = 0.1
+"""... after it is lower than that point by this share."""
 HUGE = 1e150
 """A loss beyond this counts as infinite, so that no square of a difference overflows."""
 _FLOAT32_STEPS = 1e-6
@@ -161,12 +165,26 @@ def read_shape(lr: Array, loss: Array) -> Shape:
     fallen = int(np.argmax(smoothed <= start - RISEN_AFTER * drop))
     above = smoothed[fallen:] > start + max(RISEN_DROP * drop, RISEN_NOISE * left_over * noise)
     risen = fallen + int(np.argmax(above)) if above.any() else None
+    if risen is None:
+        risen = _hump(smoothed, max(HUMP_DROP * drop, RISEN_NOISE * left_over * noise), HUMP_BACK * drop)
     bottom = int(np.argmin(smoothed[:risen]))
     half = (start + float(smoothed[bottom])) / 2
     halfway = int(np.flatnonzero(smoothed[: bottom + 1] >= half)[-1])
     low_end = bottom + int(np.argmax(np.append(smoothed[bottom:] > half, True)))
     fall_z, noise_after = _contrast(loss[: halfway + 1], loss[halfway + 1 : low_end], noise)
     return Shape(smoothed, bottom, risen, halfway, fall_z, left_over * noise_after)
+
+
+def _hump(smoothed: Array, height: float, back: float) -> int | None:
+    """Return where the loss has risen by ``height`` from its lowest and never falls ``back`` below that again.
+
+    Far above its start's scale a network may blow up well below its start, and settle on a constant prediction: what
+    comes after the hump is no learning, even where it is a little lower.
+    """
+    low = np.minimum.accumulate(smoothed)
+    later = np.minimum.accumulate(smoothed[::-1])[::-1]
+    risen = (smoothed - low > height) & (later > low - back)
+    return int(np.argmax(risen)) if risen.any() else None
 
 
 def _contrast(before: Array, after: Array, noise: float) -> tuple[float, float]:

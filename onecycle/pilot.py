@@ -1,0 +1,119 @@
+"""A pilot: a whole one-cycle run, much shorter than the real one, to see what a peak does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle as around
+from itertools import islice
+from statistics import fmean
+
+from lrfind.batches import Group, endless, steps_per_epoch
+from lrfind.groups import get_momentum
+from lrfind.preserve import Snapshot
+from lrfind.progress import Bar
+from lrfind.stopping import StopRule
+from lrfind.workload import Workload
+from onecycle.schedule import OneCycle
+
+# Share of a pilot's steps, at its end, whose mean is its training loss.
+TAIL = 0.2
+STOP_FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Outcome of one pilot.
+
+    Attributes:
+        max_lr: Its peak.
+        steps: Optimizer steps taken: fewer than planned where it diverged.
+        first_loss: Training loss before it had learned: mean of the first three.
+        train_loss: Mean over the last fifth of its steps; inf where it diverged.
+        val_loss: At its end; None without a ``val_loader``, inf where it diverged.
+    """
+
+    max_lr: float
+    steps: int
+    first_loss: float
+    train_loss: float
+    val_loss: float | None
+
+    @property
+    def loss(self) -> float:
+        """What pilots are compared by: the validation loss where there is one."""
+        return self.train_loss if self.val_loss is None else self.val_loss
+
+    def learned_by_heart(self, share: float) -> bool:
+        """Whether the validation loss fell less than the training loss, by more than ``share`` of the latter's fall."""
+        if self.val_loss is None:
+            return False
+        return self.val_loss - self.train_loss > share * (self.first_loss - self.train_loss)
+
+
+def run_pilot(
+    work: Workload, start: Snapshot, shape: OneCycle, max_lr: float, *, steps: int, groups: int | None, bar: Bar
+) -> Pilot:
+    """Go back to ``start`` and train one short cycle.
+
+    Args:
+        work: What to train; left as the pilot leaves it.
+        start: Where every pilot begins, batches and random numbers included, so that they differ in the peak alone.
+        shape: Shape of the real cycle.
+        max_lr: Peak of the pilot.
+        steps: Optimizer steps.
+        groups: Read only the first so many groups of batches, over and over; None: read on.
+        bar: Progress.
+    """
+    start.restore()
+    with work.training():
+        return _train(work, shape, max_lr, steps, groups, bar)
+
+
+def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: int | None, bar: Bar) -> Pilot:
+    optimizer = work.optimizer
+    has_momentum = any(get_momentum(group) is not None for group in optimizer.param_groups)
+    cycle = replace(shape, max_lr=max_lr, total_steps=steps, cycle_momentum=shape.cycle_momentum and has_momentum)
+    scheduler = cycle.scheduler(optimizer)
+    rule = StopRule(STOP_FACTOR)
+    losses: list[float] = []
+    for group in islice(_stream(work, groups), steps):
+        result = work.step(group)
+        losses.append(float(result.loss))
+        bar.advance(f"peak {max_lr:.1e}, loss {losses[-1]:.4g}")
+        if rule.after(losses[-1]) is not None:
+            return Pilot(max_lr, len(losses), losses[0], math.inf, None if work.val_loader is None else math.inf)
+        if result.stepped:
+            scheduler.step()
+    first_loss = fmean(losses[:3])
+    train_loss = _or_inf(fmean(losses[-max(1, round(TAIL * len(losses))) :]))
+    if work.val_loader is None:
+        return Pilot(max_lr, len(losses), first_loss, train_loss, None)
+    # Not more of the validation set than the pilot itself has read: it must stay cheap.
+    val_loss = work.evaluate(max_batches=max(steps, 10), metrics=False)["loss"]
+    return Pilot(max_lr, len(losses), first_loss, train_loss, _or_inf(val_loss))
+
+
+def repeated_groups(work: Workload, *, steps: int, total_steps: int, least_epochs: float) -> int | None:
+    """Return how many groups of batches a pilot may read for its epochs to be those of the real run.
+
+    A run of many epochs learns its data by heart, a short pilot on all the data does not, and picks a peak that
+    will. A pilot on as small a share of the data as it is a share of the steps sees each sample as often as the
+    real run will, and shows it. None where the real run has fewer than ``least_epochs`` epochs, or the loader no
+    length.
+    """
+    assert work.train_loader is not None, "a workload that is stepped has data"
+    per_epoch = steps_per_epoch(work.train_loader, work.accumulation_steps)
+    if per_epoch is None or total_steps / per_epoch < least_epochs:
+        return None
+    return max(1, round(steps * per_epoch / total_steps))
+
+
+def _stream(work: Workload, groups: int | None) -> Iterator[Group]:
+    stream = endless(work.batches(), work.accumulation_steps)
+    return stream if groups is None else around(list(islice(stream, groups)))
+
+
+def _or_inf(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf

@@ -1,0 +1,93 @@
+"""Which peak to try next, and which one to take: decisions on numbers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+# First step away from where the search began, in decades.
+STEP = 0.5
+# Losses that differ by less than this share of their fall are the same: the lower peak is the safer one.
+TIE = 0.05
+# A peak at which less than this share of the best fall is left has failed.
+FAILED = 0.3
+# Two peaks nearer to each other than this, in decades, are the same.
+SAME = 0.1
+
+
+def climb(loss_at: Callable[[float], float], start: float, most: int) -> dict[float, float]:
+    """Look for the lowest loss over log lr: up, down, or in between, as the losses so far say.
+
+    Up first, because a range test's pick is more often too low than too high. While the best is the highest or the
+    lowest peak tried, the next lies half a decade beyond it; once it lies between two others, the next lies halfway
+    to the better neighbour, and the search ends when that is no news.
+
+    Args:
+        loss_at: Loss at a peak; inf where it diverges.
+        start: First peak.
+        most: Peaks to try, at most.
+
+    Returns:
+        Peak to loss, in the order tried.
+
+    >>> import math
+    >>> tried = climb(lambda lr: (math.log10(lr) + 1) ** 2, start=0.02, most=4)
+    >>> [round(lr, 3) for lr in tried]
+    [0.02, 0.063, 0.2, 0.112]
+    """
+    losses = {start: loss_at(start)}
+    while len(losses) < most:
+        following = _next(losses)
+        if any(abs(math.log10(following / tried)) < SAME for tried in losses):
+            break
+        losses[following] = loss_at(following)
+    return losses
+
+
+def lowest(losses: Mapping[float, float]) -> float:
+    """Return the peak with the lowest loss, the lower peak of equals.
+
+    >>> lowest({0.1: 0.5, 0.3: 0.4, 0.03: 0.4})
+    0.03
+    """
+    return min(losses, key=lambda lr: (losses[lr], lr))
+
+
+def cautious(losses: Mapping[float, float], start: float) -> float:
+    """Return the lowest peak whose loss is the lowest, give or take 5 % of the fall from ``start``.
+
+    >>> cautious({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0)
+    0.1
+    """
+    best = losses[lowest(losses)]
+    if not math.isfinite(best):
+        return lowest(losses)
+    return min(lr for lr, loss in losses.items() if loss <= best + TIE * max(start - best, 0.0))
+
+
+def near_cliff(losses: Mapping[float, float], lr: float, start: float) -> bool:
+    """Tell whether the next peak tried above ``lr`` has failed: lost most of the fall from ``start``, or diverged.
+
+    >>> near_cliff({0.1: 0.5, 0.3: math.inf}, 0.1, start=1.0), near_cliff({0.1: 0.5, 0.3: 0.6}, 0.1, start=1.0)
+    (True, False)
+    """
+    above = [tried for tried in losses if tried > lr]
+    if not above:
+        return False
+    best = losses[lowest(losses)]
+    return losses[min(above)] > start - FAILED * (start - best)
+
+
+def _next(losses: Mapping[float, float]) -> float:
+    tried = sorted(losses)
+    best = lowest(losses)
+    where = tried.index(best)
+    step = math.pow(10.0, STEP)
+    if len(tried) == 1:
+        return best * step if math.isfinite(losses[best]) else best / step
+    if where == len(tried) - 1:
+        return best * step
+    if where == 0:
+        return best / step
+    below, above = tried[where - 1], tried[where + 1]
+    return math.sqrt(best * (above if losses[above] < losses[below] else below))
