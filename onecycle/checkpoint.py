@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 import zipfile
@@ -120,11 +121,6 @@ class Checkpoints:
         """Tell whether there is one, readable or not."""
         return bool(self._newest_first())
 
-    def clean(self) -> None:
-        """Remove what a process that was killed has left unfinished."""
-        for path in self.folder.glob("*.partial"):
-            path.unlink()
-
     def paths(self) -> list[Path]:
         """Return the files of whole checkpoints but the start, oldest first."""
         return sorted(self.folder.glob("step-*.pt"))
@@ -163,9 +159,10 @@ def _prove(path: Path) -> None:
     try:
         read(path)
     except CheckpointError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))  # by torch, in the middle of much advice
         raise CheckpointError(
-            f"it cannot be read back ({error.__cause__}); model, optimizer and loss must keep their state in tensors, "
-            "numbers, strings and containers of these"
+            f"it cannot be read back, because it holds {named[1] if named else error.__cause__}; model, optimizer and "
+            "loss must keep their state in tensors, numbers, strings and containers of these"
         ) from error
 
 

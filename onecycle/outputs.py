@@ -52,7 +52,8 @@ class RunFolder:
                     "out_dir."
                 )
             return None
-        self.checkpoints.clean()
+        for unfinished in (*self.path.glob(".*.partial"), *self.checkpoints.folder.glob("*.partial")):
+            unfinished.unlink()
         record = self.checkpoints.newest()
         if record is None and resume == "extend":
             raise CheckpointError(
