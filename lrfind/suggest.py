@@ -178,17 +178,17 @@ def _resolve(rule: str | Rule | None) -> tuple[str, Rule]:
 
 def _checked_shape(curve: LRCurve) -> Shape:
     """Read a curve's shape; raise if nothing can be read off it."""
+    if len(curve) and not is_number(curve.loss).any():
+        raise NoSuggestion(
+            "The losses are not finite from the first step on. Check the loss on one batch without a sweep, "
+            "then sweep from a lower start_lr."
+        )
     if len(curve) < MIN_POINTS:
         raise NoSuggestion(
             f"Too few points: {len(curve)}, and at least {MIN_POINTS} are needed. Sweep in more steps (num_iter)."
         )
     usable = usable_points(curve.loss)
     finite = int(is_number(curve.loss[:usable]).sum())
-    if finite == 0:
-        raise NoSuggestion(
-            "The losses are not finite from the first step on. Check the loss on one batch without a sweep, "
-            "then sweep from a lower start_lr."
-        )
     if finite < MIN_POINTS:
         raise NoSuggestion(
             f"Only {finite} of {len(curve)} losses are finite before they stay non-finite; at least {MIN_POINTS} "

@@ -31,19 +31,19 @@ MIN_PILOT = 8
 PILOT_SHARE, LONG_PILOT = 0.1, 200
 MIN_PILOTS, MAX_PILOTS = 2, 5
 # Runs of fewer epochs do not learn their data by heart; pilots of longer ones repeat a share of the data.
-MANY_EPOCHS = 12
+MANY_EPOCHS = 16
 # A pilot has learned by heart where the validation loss fell by so much less than the training loss, as a share of the
 # latter's fall. The real run goes on doing so for longer, so its best peak is lower: by this power of the ratio of
 # their lengths.
-BY_HEART = 0.15
-BY_HEART_POWER = 0.5
+BY_HEART = 0.2
+BY_HEART_POWER = 0.6
 # Where the range test has no answer the pilots begin here: the middle of what suits these optimizers.
 USUAL = {"RMSprop": 2e-3, "Adagrad": 0.2}
 USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
 # Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
-CLIFF_MARGIN = 10**0.25
+CLIFF_MARGIN = 10**0.2
 # The best peak lay within so many decades below and above the pick in 80 % of the design tasks of the regret study.
-BELOW, ABOVE = 0.5, 0.5
+BELOW, ABOVE = 0.35, 0.85
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def pick_max_lr(
 
     A range test says where to look. Pilots, whole cycles of a tenth of the run or less, all from the same weights on
     the same batches, say what is best there: by validation loss where there is a ``val_loader``. Where the run has
-    12 epochs or more the pilots repeat a small share of the data as often as the run will repeat all of it, because
+    16 epochs or more the pilots repeat a small share of the data as often as the run will repeat all of it, because
     what a run learns by heart, wrong labels above all, a short pilot on fresh data does not show.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 # First step away from where the search began, in decades.
 STEP = 0.5
 # Losses that differ by less than this share of their fall are the same: the lower peak is the safer one.
-TIE = 0.05
+TIE = 0.1
 # A peak at which less than this share of the best fall is left has failed.
 FAILED = 0.3
 # Two peaks nearer to each other than this, in decades, are the same.
@@ -54,7 +54,7 @@ def lowest(losses: Mapping[float, float]) -> float:
 
 
 def cautious(losses: Mapping[float, float], start: float) -> float:
-    """Return the lowest peak whose loss is the lowest, give or take 5 % of the fall from ``start``.
+    """Return the lowest peak whose loss is the lowest, give or take a tenth of the fall from ``start``.
 
     >>> cautious({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0)
     0.1
