@@ -28,7 +28,7 @@ SWEEP_SHARE = 0.6
 # A pilot is no shorter than this, in steps.
 MIN_PILOT = 8
 # With more to spend, pilots become more numerous once they have so large a share of the run or so many steps.
-PILOT_SHARE, LONG_PILOT = 0.1, 200
+PILOT_SHARE, LONG_PILOT = 0.1, 50
 MIN_PILOTS, MAX_PILOTS = 2, 5
 # Runs of fewer epochs do not learn their data by heart; pilots of longer ones repeat a share of the data.
 MANY_EPOCHS = 16

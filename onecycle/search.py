@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 # First step away from where the search began, in decades.
 STEP = 0.5
-# Losses that differ by less than this share of their fall are the same: the lower peak is the safer one.
-TIE = 0.1
+# Losses that differ by less than this share of their fall, or of themselves where they stay above 0, are the same: the
+# lower peak is the safer one. (Of themselves, because a loss near 0 has fallen far whatever the peak.)
+TIE = 0.08
 # A peak at which less than this share of the best fall is left has failed.
 FAILED = 0.3
 # Two peaks nearer to each other than this, in decades, are the same.
@@ -54,7 +55,7 @@ def lowest(losses: Mapping[float, float]) -> float:
 
 
 def cautious(losses: Mapping[float, float], start: float) -> float:
-    """Return the lowest peak whose loss is the lowest, give or take a tenth of the fall from ``start``.
+    """Return the lowest peak whose loss is the lowest, give or take 8 %: of the fall from ``start``, or of itself.
 
     >>> cautious({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0)
     0.1
@@ -62,7 +63,8 @@ def cautious(losses: Mapping[float, float], start: float) -> float:
     best = losses[lowest(losses)]
     if not math.isfinite(best):
         return lowest(losses)
-    return min(lr for lr, loss in losses.items() if loss <= best + TIE * max(start - best, 0.0))
+    scale = min(start - best, best) if best > 0 else start - best
+    return min(lr for lr, loss in losses.items() if loss <= best + TIE * max(scale, 0.0))
 
 
 def near_cliff(losses: Mapping[float, float], lr: float, start: float) -> bool:
