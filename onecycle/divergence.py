@@ -34,6 +34,9 @@ class Divergence:
     that. Of 176 real cycles over 42 tasks that ended within a tenth of the best score it would have stopped 12, each
     at 10 times the best ``max_lr`` or more.
 
+    ``well`` is the number of losses up to the last one that stood within the range: those after it have not, and a run
+    may come back from there.
+
     Args:
         total_steps: Length of the run.
         level: Loss of the best constant prediction, where known: a run from trained weights begins below it, and may
@@ -50,6 +53,8 @@ class Divergence:
 
     def __init__(self, total_steps: int, level: float | None = None) -> None:
         self.level = level
+        self.well = 0
+        self._count = 0
         window = min(max(int(WINDOW_SHARE * total_steps), SHORTEST), LONGEST)
         self._recent: deque[float] = deque(maxlen=window)
         self._start = math.nan
@@ -64,6 +69,10 @@ class Divergence:
             Diverged: If that is the end of it.
         """
         finite = math.isfinite(loss)
+        limit = self._limit()
+        self._count += 1
+        if finite and loss <= limit:
+            self.well = self._count
         self._non_finite = 0 if finite else self._non_finite + 1
         if self._non_finite >= NON_FINITE:
             raise Diverged("the loss is not finite any more")
@@ -71,14 +80,18 @@ class Divergence:
         if len(self._recent) < SHORTEST:
             return
         recent = median(self._recent)
-        if math.isnan(self._start):
-            if math.isinf(recent):
-                return
+        if recent > limit:
+            raise Diverged(f"the loss rose to {recent:.3g}, and it began at {self._start:.3g}")
+        if math.isnan(self._start) and math.isfinite(recent):
             self._start, self._noise = recent, _noise(self._recent)
         self._lowest = min(self._lowest, recent)
+
+    def _limit(self) -> float:
+        """Return the loss above which a run has left its range; infinite until that is known."""
+        if math.isnan(self._start):
+            return math.inf
         top = self._start if self.level is None else max(self._start, self.level)
-        if recent - top > max(RISE * (top - self._lowest), NOISE * self._noise):
-            raise Diverged(f"the loss rose to {recent:.3g}, and it began at {self._start:.3g}")
+        return top + max(RISE * (top - self._lowest), NOISE * self._noise)
 
 
 def _noise(losses: deque[float]) -> float:

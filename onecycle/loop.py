@@ -53,7 +53,7 @@ class Training:
     cycle: OneCycle
     scheduler: OneCycleLR
     start: Callable[[], dict[str, Any]]  # returns the record of the start of the present cycle
-    good: dict[str, Any]  # the record of the last moment at which all was well
+    good: dict[str, Any]  # the record of the last moment at which all was well, as the loss after it has shown
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class Training:
         self._targets: list[Any] = []
         self._skips = 0  # overflows in a row
         self._pending = False  # whether the last step is still to be validated
+        self._latest: dict[str, Any] | None = None  # the last record, while the loss after it is not known
         self._sigterms: list[int] = []
 
     # -- the stages -------------------------------------------------------------------------------------------
@@ -176,6 +177,7 @@ class Training:
         self._set_out(start, until=until)
 
     def _give_up(self, reason: str) -> Run:
+        self._confirm()
         failed = max(self.cycle.peaks)
         self._note(
             f"max_lr {failed:.3g} failed at step {self.step}: {reason}. Stopped, with the weights of step "
@@ -192,7 +194,7 @@ class Training:
             until: Last step that is in the history.
             new: Whether a cycle begins here, or one goes on.
         """
-        self.good = record
+        self.good, self._latest = record, None
         if self.folder is None:
             self.start = lambda: record
             return
@@ -329,17 +331,24 @@ class Training:
         """Make sure that all is well, save it, and validate."""
         self.rows.settle(hold=1)
         if not self.state.finite():
+            self.rows.settle()
             raise Diverged("the weights are not finite any more")
+        self._confirm()
         # Saved before, so that no step is lost to a validation that fails, or is killed.
         self._pending = validate and self.work.val_loader is not None and self.rows.last is not None
-        self.good = self._record(self.scheduler)
+        self._latest = self._record(self.scheduler)
         if self.folder is not None:
-            self.folder.save(self.step, self.good)
+            self.folder.save(self.step, self._latest)
             if self._sigterms:
                 self.folder.checkpoints.wait()
                 raise SystemExit(EXIT_STATUS)
         if self._pending:
             self._validate()
+
+    def _confirm(self) -> None:
+        """Take the last record for a good one once the loss of the step after it was within the range."""
+        if self._latest is not None and self._latest["step"] < self.rows.rule.well:
+            self.good, self._latest = self._latest, None
 
     def _validate(self) -> None:
         """Validate, and record the row of the last step with the outcome."""
