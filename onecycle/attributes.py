@@ -57,8 +57,8 @@ class Attributes:
         """Return what has moved, by object, as plain data that ``torch.load(weights_only=True)`` reads."""
         values = {}
         for path, holder in self._holders.items():
-            now, start, moved = self._values(holder), self._start[path], self._moved[path]
-            moved.update(name for name, value in now.items() if not _same(value, start.get(name, now)))
+            now = self._values(holder)
+            moved = self._note_moved(path, now)
             if moved:
                 values[path] = {name: now[name] for name in sorted(moved) if name in now}
         generators = {path: generator_state(generator) for path, generator in self._generators.items()}
@@ -80,12 +80,17 @@ class Attributes:
             set_generator_state(self._generators[path], generator)
         for path, holder in self._holders.items():
             then, start, attributes = state["values"].get(path, {}), self._start[path], vars_of(holder)
-            self._moved[path] |= then.keys()
-            for name in self._moved[path]:
+            for name in self._note_moved(path, self._values(holder)) | then.keys():
                 if name in then or name in start:
                     attributes[name] = _beside(attributes.get(name), then[name] if name in then else start[name])
                 else:
                     attributes.pop(name, None)
+
+    def _note_moved(self, path: str, now: dict[str, Any]) -> set[str]:
+        """Return which attributes have moved at any time."""
+        start, moved = self._start[path], self._moved[path]
+        moved.update(name for name, value in now.items() if not _same(value, start.get(name, now)))
+        return moved
 
     def _values(self, holder: Any) -> dict[str, Any]:
         return {

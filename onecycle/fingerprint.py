@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrfind.batches import steps_per_epoch
 from lrfind.workload import Workload
@@ -25,9 +25,13 @@ def fingerprint(work: Workload, shape: OneCycle, *, ema_decay: float | None) -> 
     del cycle["max_lr"], cycle["total_steps"]
     return {
         "model": {name: _shape(tensor) for name, tensor in work.model.state_dict().items()},
+        "modules": {name: type(module).__name__ for name, module in work.model.named_modules()},
+        "criterion": type(work.criterion).__name__ if isinstance(work.criterion, nn.Module) else None,
         "optimizer": type(work.optimizer).__name__,
         "parameter groups": [
-            {"parameters": len(group["params"])} | {key: _plain(group[key]) for key in options}
+            {"parameters": len(group["params"])}
+            | {key: _plain(group[key]) for key in options}
+            | {"further betas": _plain(group.get("betas", ())[1:])}
             for group in work.optimizer.param_groups
         ],
         "cycle": {name: _plain(value) for name, value in cycle.items()},

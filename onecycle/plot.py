@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 2000  # more than a screen is wide
 HEADROOM = 0.15  # of the height, above the curves, for the names of the phases
+VAL_LOSSES = {"val_loss": ("o-", "validation"), "val_ema_loss": ("s--", "validation, averaged weights")}
 
 
 def plot_schedule(cycle: OneCycle, ax: Axes | None = None) -> Axes:
@@ -114,7 +115,7 @@ def plot_history(history: History) -> Figure:
 
     if not history.rows:
         raise ValueError("a history needs at least one row to be drawn; got none. Take a step first.")
-    metrics = [name for name in history if name.startswith("val_") and not name.endswith("loss")]
+    metrics = [name for name in history if name.startswith("val_") and name not in VAL_LOSSES]
     panels = 3 if metrics else 2
     figure = Figure(figsize=(7.5, 2.4 * panels + 0.6), layout="constrained")
     rates, losses, *rest = figure.subplots(panels, 1, sharex=True)
@@ -139,18 +140,25 @@ def _draw_rates(history: History, steps: list[float], ax: Axes) -> None:
 
 def _draw_losses(history: History, steps: list[float], ax: Axes) -> None:
     losses = np.array(history["loss"])
+    smoothed = _smoothed(losses)
     ax.plot(steps, losses, color=palette.RAW, linewidth=0.6, alpha=0.6)
-    ax.plot(steps, _smoothed(losses), color=palette.TRAIN_LOSS, linewidth=2, label="training (smoothed)")
-    styles = {"val_loss": ("o-", "validation"), "val_ema_loss": ("s--", "validation, averaged weights")}
-    for name, (style, label) in styles.items():
+    ax.plot(steps, smoothed, color=palette.TRAIN_LOSS, linewidth=2, label="training (smoothed)")
+    known = losses[np.isfinite(losses)]
+    drawn = [*smoothed, *(np.quantile(known, [0.02]) if known.size else ())]
+    for name, (style, label) in VAL_LOSSES.items():
         rows = history.where(name)
         if rows:
             points = [row["step"] for row in rows], [row[name] for row in rows]
+            drawn += points[1]
             ax.plot(*points, style, color=palette.VAL_LOSS, markersize=4, linewidth=1.4, label=label)
     ax.set_ylabel("loss")
-    finite = losses[np.isfinite(losses)]
-    if finite.size:  # a blow-up must not flatten all the rest
-        ax.set_ylim(min(finite.min(), 0), 1.1 * np.quantile(finite, 0.98))
+    finite = np.array(drawn)[np.isfinite(drawn)]
+    if finite.size:
+        # A blow-up must not flatten all the rest: from about where it began, as far up as it came down.
+        start, low = float(np.median(finite[:5])), float(finite.min())
+        top = min(float(finite.max()), start + max(start - low, 0.1 * abs(start)))
+        margin = 0.05 * (top - low) or 0.1 * abs(top) or 1.0
+        ax.set_ylim(low - margin, top + margin)
     ax.legend(frameon=False)
 
 
@@ -166,8 +174,19 @@ def _draw_metrics(history: History, metrics: list[str], ax: Axes) -> None:
 
 
 def _smoothed(losses: np.ndarray) -> np.ndarray:
-    # A mean over a window about each point, narrower at the ends: no lag.
+    """Return the mean over a window about each loss, narrower at the ends, so that nothing lags."""
+    known = np.isfinite(losses)
+    if not known.any():
+        return np.full(len(losses), np.nan)
+    # Capped, or the sums would lose what is small next to a blow-up.
+    capped = np.minimum(losses[known], np.quantile(losses[known], 0.98))
+    sums, counts = np.zeros(len(losses) + 1), np.zeros(len(losses) + 1)
+    sums[1:][known], counts[1:] = capped, known
+    sums, counts = sums.cumsum(), counts.cumsum()
     half = max(1, len(losses) // 50)
-    known = np.where(np.isfinite(losses), losses, np.nan)
-    windows = [known[max(0, i - half) : i + half + 1] for i in range(len(losses))]
-    return np.array([np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows])
+    index = np.arange(len(losses))
+    first, last = np.maximum(index - half, 0), np.minimum(index + half + 1, len(losses))
+    many = counts[last] - counts[first]
+    means = np.full(len(losses), np.nan)
+    np.divide(sums[last] - sums[first], many, out=means, where=many > 0)
+    return means
