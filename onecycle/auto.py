@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from lrfind.batches import rewinds
 from lrfind.curve import LRCurve, NoSuggestion
 from lrfind.groups import lr_ratios
 from lrfind.preserve import preserve
 from lrfind.progress import Bar
 from lrfind.suggest import Suggestion
-from lrfind.sweep import range_test
+from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
 from onecycle.pilot import Pilot, repeated_groups, run_pilot
 from onecycle.schedule import OneCycle
-from onecycle.search import cautious, climb, near_cliff
+from onecycle.search import STEP, cautious, climb, near_cliff
 
 Method = Literal["auto", "refine"]
 
@@ -105,9 +106,10 @@ def pick_with_curve(
     planned = min(SWEEP_STEPS, int(SWEEP_SHARE * budget))
     curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
     swept, refusal = _read(curve)
-    number, steps = _pilots(budget - len(curve), total_steps)
+    swept_steps = _steps_of(curve, planned, BLOCK if work.device.type != "cpu" else 1)
+    number, steps = _pilots(budget - swept_steps, total_steps)
     if number == 0:
-        return Pick(_alone(swept, refusal, curve), curve, ())
+        return Pick(replace(_alone(swept, refusal), steps_used=swept_steps), curve, ())
     groups = repeated_groups(work, steps=steps, total_steps=total_steps, least_epochs=MANY_EPOCHS)
     shape = OneCycle(max_lr=None) if cycle is None else cycle
     pilots: list[Pilot] = []
@@ -123,8 +125,8 @@ def pick_with_curve(
         best, pilots, swept, work, total_steps=total_steps, method=method, repeated=groups is not None
     )
     if suggestion is None:
-        suggestion = _alone(swept, refusal, curve)
-    used = len(curve) + sum(pilot.steps for pilot in pilots)
+        suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}"))
+    used = swept_steps + sum(pilot.steps for pilot in pilots)
     return Pick(replace(suggestion, steps_used=used), curve, tuple(pilots))
 
 
@@ -161,11 +163,41 @@ def _read(curve: LRCurve) -> tuple[Suggestion | None, str]:
         return None, str(refusal)
 
 
-def _alone(swept: Suggestion | None, refusal: str, curve: LRCurve) -> Suggestion:
+def _steps_of(curve: LRCurve, planned: int, block: int) -> int:
+    """Return how many steps a sweep has taken: losses come home in blocks, and those behind the stop are dropped."""
+    return min(planned, math.ceil(len(curve) / block) * block)
+
+
+def _alone(swept: Suggestion | None, refusal: str) -> Suggestion:
     """Return what the range test says where no pilot says more."""
     if swept is None:
         raise NoSuggestion(refusal)
-    return replace(swept, steps_used=len(curve))
+    return swept
+
+
+def _in_vain(pilots: list[Pilot]) -> str:
+    peaks = [pilot.max_lr for pilot in pilots]
+    outcome = "None of them learned" if any(math.isfinite(pilot.loss) for pilot in pilots) else "All of them diverged"
+    return f"Then {len(pilots)} pilots tried peaks from {min(peaks):.2g} to {max(peaks):.2g}. {outcome}."
+
+
+def _below(pilots: list[Pilot], swept: Suggestion) -> Suggestion:
+    """Return the range test's suggestion, lowered to where the search would have gone on: every pilot failed."""
+    failed = min(pilot.max_lr for pilot in pilots)
+    lr = min(swept.lr, failed / 10**STEP)
+    return replace(
+        swept,
+        lr=lr,
+        low=min(swept.low, lr / 10**BELOW),
+        high=failed,
+        group_lrs=tuple(rate * lr / swept.lr for rate in swept.group_lrs),
+        warnings=(
+            *swept.warnings,
+            f"Every pilot diverged or made the loss worse, from a peak of {failed:.2g} up, where the range test said "
+            f"{swept.lr:.2g}. Check the first losses of a short run, and lower max_lr further if they rise.",
+        ),
+        evidence=f"{swept.evidence}; lowered from {swept.lr:.2g}, since {len(pilots)} pilots failed",
+    )
 
 
 def _usual(work: Workload) -> float:
@@ -184,8 +216,8 @@ def _decided(
     method: Method,
     repeated: bool,
 ) -> Suggestion | None:
-    """Return the suggestion that the pilots give; None if every one of them diverged."""
-    if not math.isfinite(best.loss):
+    """Return the suggestion that the pilots give; None if all failed, or nothing has learned in sweep or pilots."""
+    if all(pilot.failed for pilot in pilots) or (swept is None and not best.learned):
         return None
     told = "validation loss" if best.val_loss is not None else "training loss"
     evidence = f"{len(pilots)} pilots of {max(pilot.steps for pilot in pilots)} steps by {told} (" + (
@@ -200,13 +232,18 @@ def _decided(
             f"{type(work.optimizer).__name__}. Look at its curve before a long run."
         ]
     )
+    if work.train_loader is not None and not rewinds(work.train_loader):
+        warnings.append(
+            "The loader reads a stream that cannot be rewound: each pilot saw other batches, which blurs their "
+            "comparison, and training will not see those again. Pass a loader that starts anew at each pass."
+        )
     lr = best.max_lr
     if near_cliff({pilot.max_lr: pilot.loss for pilot in pilots}, lr, best.first_loss):
         lr /= CLIFF_MARGIN
         evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it failed"
     if repeated and best.learned_by_heart(BY_HEART):
         before = lr
-        lr /= (total_steps / best.steps) ** BY_HEART_POWER
+        lr /= max(1.0, total_steps / best.steps) ** BY_HEART_POWER
         evidence += (
             f"; lowered from {before:.2g}, since its pilot learned its data by heart (training loss "
             f"{best.train_loss:.3g}) and the run will all the more"

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import cycle as around
-from itertools import islice
-from statistics import fmean
+from itertools import islice, pairwise
+from statistics import fmean, median
 
-from lrfind.batches import Group, endless, steps_per_epoch
+from lrfind.batches import endless, steps_per_epoch
 from lrfind.groups import get_momentum
 from lrfind.preserve import Snapshot
 from lrfind.progress import Bar
-from lrfind.stopping import StopRule
+from lrfind.stopping import MEDIAN_DIFFERENCE, StopRule
 from lrfind.workload import Workload
 from onecycle.schedule import OneCycle
 
 # Share of a pilot's steps, at its end, whose mean is its training loss.
 TAIL = 0.2
+# Losses at its start whose mean is that of the untrained model.
+HEAD = 3
 STOP_FACTOR = 2.0
+# A fall or rise of the training loss by so many standard errors is one.
+FALL = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,10 @@ class Pilot:
     Attributes:
         max_lr: Its peak.
         steps: Optimizer steps taken: fewer than planned where it diverged.
-        first_loss: Training loss before it had learned: mean of the first three.
+        first_loss: Training loss before it had learned: mean of the first three, without those that are no number.
         train_loss: Mean over the last fifth of its steps; inf where it diverged.
         val_loss: At its end; None without a ``val_loader``, inf where it diverged.
+        fall_z: How far the training loss fell, in standard errors of the noise between batches; -inf where it diverged.
     """
 
     max_lr: float
@@ -39,15 +45,29 @@ class Pilot:
     first_loss: float
     train_loss: float
     val_loss: float | None
+    fall_z: float
 
     @property
     def loss(self) -> float:
         """What pilots are compared by: the validation loss where there is one."""
         return self.train_loss if self.val_loss is None else self.val_loss
 
+    @property
+    def learned(self) -> bool:
+        """Whether the training loss fell by more than the noise between batches."""
+        return self.fall_z > FALL
+
+    @property
+    def failed(self) -> bool:
+        """Whether it diverged, or its training loss ended above its start by more than the noise between batches."""
+        return not (math.isfinite(self.loss) and self.fall_z >= -FALL)
+
     def learned_by_heart(self, share: float) -> bool:
-        """Whether the validation loss fell less than the training loss, by more than ``share`` of the latter's fall."""
-        if self.val_loss is None:
+        """Whether the validation loss fell less than the training loss, by more than ``share`` of the latter's fall.
+
+        False where the training loss did not fall: then nothing was learned, by heart or otherwise.
+        """
+        if self.val_loss is None or not self.train_loss < self.first_loss:
             return False
         return self.val_loss - self.train_loss > share * (self.first_loss - self.train_loss)
 
@@ -78,21 +98,26 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
     scheduler = cycle.scheduler(optimizer)
     rule = StopRule(STOP_FACTOR)
     losses: list[float] = []
-    for group in islice(_stream(work, groups), steps):
-        result = work.step(group)
-        losses.append(float(result.loss))
-        bar.advance(f"peak {max_lr:.1e}, loss {losses[-1]:.4g}")
-        if rule.after(losses[-1]) is not None:
-            return Pilot(max_lr, len(losses), losses[0], math.inf, None if work.val_loader is None else math.inf)
-        if result.stepped:
-            scheduler.step()
-    first_loss = fmean(losses[:3])
-    train_loss = _or_inf(fmean(losses[-max(1, round(TAIL * len(losses))) :]))
+    # Closed at once: an error's traceback would keep the loader's worker processes alive.
+    with closing(endless(work.batches(), work.accumulation_steps)) as stream:
+        for group in islice(stream if groups is None else around(list(islice(stream, groups))), steps):
+            result = work.step(group)
+            losses.append(float(result.loss))
+            bar.advance(f"peak {max_lr:.1e}, loss {losses[-1]:.4g}")
+            if rule.after(losses[-1]) is not None:
+                val_loss = None if work.val_loader is None else math.inf
+                return Pilot(max_lr, len(losses), _first(losses), math.inf, val_loss, -math.inf)
+            if result.stepped:
+                scheduler.step()
+    first_loss, tail = _first(losses), max(1, round(TAIL * len(losses)))
+    train_loss = _or_inf(fmean(losses[-tail:]))
+    fall, error = first_loss - train_loss, _noise(losses) * math.sqrt(1 / HEAD + 1 / tail)
+    fall_z = fall / error if error > 0 else math.copysign(math.inf, fall) if fall else 0.0
     if work.val_loader is None:
-        return Pilot(max_lr, len(losses), first_loss, train_loss, None)
+        return Pilot(max_lr, len(losses), first_loss, train_loss, None, fall_z)
     # Not more of the validation set than the pilot itself has read: it must stay cheap.
-    val_loss = work.evaluate(max_batches=max(steps, 10), metrics=False)["loss"]
-    return Pilot(max_lr, len(losses), first_loss, train_loss, _or_inf(val_loss))
+    val_loss = _or_inf(work.evaluate(max_batches=max(steps, 10), metrics=False)["loss"])
+    return Pilot(max_lr, len(losses), first_loss, train_loss, val_loss, fall_z)
 
 
 def repeated_groups(work: Workload, *, steps: int, total_steps: int, least_epochs: float) -> int | None:
@@ -110,9 +135,14 @@ def repeated_groups(work: Workload, *, steps: int, total_steps: int, least_epoch
     return max(1, round(steps * per_epoch / total_steps))
 
 
-def _stream(work: Workload, groups: int | None) -> Iterator[Group]:
-    stream = endless(work.batches(), work.accumulation_steps)
-    return stream if groups is None else around(list(islice(stream, groups)))
+def _first(losses: Sequence[float]) -> float:
+    return fmean([loss for loss in losses[:HEAD] if math.isfinite(loss)] or [math.inf])
+
+
+def _noise(losses: Sequence[float]) -> float:
+    """Return the standard deviation between batches, by the differences of neighbours: blind to slopes."""
+    differences = [abs(after - before) for before, after in pairwise(losses)]
+    return median(differences) / MEDIAN_DIFFERENCE if differences else 0.0
 
 
 def _or_inf(loss: float) -> float:

@@ -61,7 +61,7 @@ def cautious(losses: Mapping[float, float], start: float) -> float:
     0.1
     """
     best = losses[lowest(losses)]
-    if not math.isfinite(best):
+    if not (math.isfinite(best) and math.isfinite(start)):
         return lowest(losses)
     scale = min(start - best, best) if best > 0 else start - best
     return min(lr for lr, loss in losses.items() if loss <= best + TIE * max(scale, 0.0))

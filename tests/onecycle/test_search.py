@@ -1,0 +1,158 @@
+"""Tests of onecycle.search: which peak is tried next and which is taken, on losses that are known."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from onecycle.search import STEP, TIE, cautious, climb, lowest, near_cliff
+
+LOSS = st.one_of(st.floats(-1e6, 1e6), st.just(math.inf))
+PEAK = st.floats(1e-5, 10.0)
+TRIED = st.dictionaries(st.integers(-20, 4), st.integers(1, 64), min_size=1, max_size=6)
+
+
+@given(PEAK, st.integers(1, 12), st.lists(LOSS, min_size=12, max_size=12))
+def test_climb_tries_no_more_than_it_may(start, most, losses):
+    """Whatever comes back: at least one peak and at most ``most``, the start first, all positive and apart, and what
+    is reported is what was asked."""
+    asked = []
+
+    def loss_at(lr):
+        asked.append(lr)
+        return losses[len(asked) - 1]
+
+    tried = climb(loss_at, start, most)
+
+    assert 1 <= len(asked) <= most
+    assert asked[0] == start
+    assert list(tried.items()) == list(zip(asked, losses, strict=False))
+    assert all(0 < lr < math.inf for lr in asked)
+    apart = sorted(map(math.log10, asked))
+    assert all(above - below > 0.09 for below, above in pairwise(apart))
+
+
+@given(st.floats(-4, 1), st.floats(-4, 1), st.floats(0.2, 5), st.floats(0.2, 5), st.booleans())
+def test_climb_finds_the_bottom(start, bottom, left, right, cliff):
+    """With tries enough, the best peak tried of a curve with one bottom is within half a decade of it, also where the
+    other side is a cliff."""
+
+    def loss_at(lr):
+        away = math.log10(lr) - bottom
+        if cliff and away > 0.6:
+            return math.inf
+        return left * -away if away < 0 else right * away
+
+    tried = climb(loss_at, 10**start, most=20)
+
+    assert abs(math.log10(lowest(tried)) - bottom) <= STEP
+
+
+@given(PEAK, st.integers(2, 8))
+def test_climb_goes_down_while_all_diverges(start, most):
+    """From a start that diverges, and as long as everything does, each peak is half a decade below the last."""
+    tried = list(climb(lambda _: math.inf, start, most))
+
+    assert tried == pytest.approx([start / 10 ** (STEP * index) for index in range(most)])
+
+
+def test_climb_goes_down_a_plateau():
+    """Equal losses are one plateau, whose lower end is the safer one: one look above, then down."""
+    assert [round(math.log10(lr), 2) for lr in climb(lambda _: 0.7, 1.0, 4)] == [0.0, 0.5, -0.5, -1.0]
+
+
+@given(st.lists(st.integers(-50, 50), min_size=10, max_size=10), st.sampled_from([0.5, 2.0, 8.0]), st.integers(-9, 9))
+def test_climb_knows_no_unit_of_loss(losses, scale, shift):
+    """loss -> a * loss + b tries the same peaks (in numbers that are exact)."""
+
+    def tried(loss_of):
+        values = iter(losses)
+        return list(climb(lambda _: loss_of(next(values)), 0.1, 10))
+
+    assert tried(float) == tried(lambda loss: scale * loss + shift)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=6, max_size=6), st.floats(1e-3, 1e3))
+def test_climb_knows_no_unit_of_lr(losses, factor):
+    """lr -> c * lr moves every peak by that factor."""
+
+    def tried(start):
+        values = iter(losses)
+        return list(climb(lambda _: float(next(values)), start, 6))
+
+    assert tried(0.1 * factor) == pytest.approx([factor * lr for lr in tried(0.1)], rel=1e-9)
+
+
+def test_lowest_takes_the_lower_peak_of_equals():
+    """Of equal losses, in whatever order they were tried, the lower peak; among infinite ones too."""
+    assert lowest({1.0: 0.5, 0.1: 0.5, 0.3: 0.6}) == 0.1
+    assert lowest({1.0: math.inf, 0.1: math.inf}) == 0.1
+
+
+@given(TRIED, st.integers(1, 100))
+@example({0: 5, -1: 5}, 1)
+def test_cautious_is_no_higher_and_hardly_worse_than_the_lowest(tried, start):
+    """The pick is at most the lowest-loss peak, and its loss within 8 % of the fall of the best."""
+    losses = {10.0**power: float(loss) for power, loss in tried.items()}
+    pick, best = cautious(losses, float(start)), lowest(losses)
+
+    assert pick <= best
+    assert losses[pick] <= losses[best] + TIE * max(start - losses[best], 0)
+
+
+@given(TRIED, st.integers(1, 100), st.sampled_from([0.25, 2.0, 1024.0]))
+def test_cautious_and_near_cliff_know_no_scale(tried, start, scale):
+    """loss -> a * loss picks the same peak and sees the same cliff."""
+    losses = {10.0**power: float(loss) for power, loss in tried.items()}
+    scaled = {lr: scale * loss for lr, loss in losses.items()}
+    pick = cautious(losses, start)
+
+    assert cautious(scaled, scale * start) == pick
+    assert near_cliff(scaled, pick, scale * start) == near_cliff(losses, pick, start)
+
+
+@given(TRIED, st.integers(1, 100), st.integers(-64, 64))
+def test_near_cliff_knows_no_origin(tried, start, shift):
+    """loss + b sees the same cliff, unless a loss lies right on the edge."""
+    losses = {10.0**power: float(loss) for power, loss in tried.items()}
+    best = losses[lowest(losses)]
+    assume(all(abs(loss - (start - 0.3 * (start - best))) > 1e-6 for loss in losses.values()))
+    moved = {lr: loss + shift for lr, loss in losses.items()}
+
+    assert all(near_cliff(moved, lr, start + shift) == near_cliff(losses, lr, start) for lr in losses)
+
+
+@pytest.mark.parametrize(
+    ("losses", "start", "pick"),
+    [
+        ({0.1: math.inf, 0.3: math.inf}, 1.0, 0.1),  # nothing to go by: the lower
+        ({0.1: math.inf, 0.03: 0.9}, 1.0, 0.03),
+        ({0.1: 1.5, 0.3: 1.4}, 1.0, 0.3),  # worse than untrained: no fall to share
+        ({0.1: 0.5, 0.3: 0.4, 0.03: math.inf}, math.inf, 0.3),  # a start that is no number: no ties
+        ({0.1: 0.5, 0.3: 0.4, 0.03: 0.9}, math.nan, 0.3),
+        ({0.1: 0.51, 0.3: 0.5, 1.0: 0.5}, 1.0, 0.1),
+    ],
+)
+def test_cautious_on_odd_losses(losses, start, pick):
+    """Infinite losses, starts that are no number, and pilots that made it worse have an answer as well."""
+    assert cautious(losses, start) == pick
+
+
+@pytest.mark.parametrize(
+    ("losses", "near"),
+    [
+        ({0.1: 0.5}, False),  # nothing above
+        ({0.1: 0.5, 0.03: math.inf}, False),  # below does not count
+        ({0.1: 0.5, 0.3: 0.6}, False),
+        ({0.1: 0.5, 0.3: 0.9}, True),  # a fifth of the fall is left
+        ({0.1: 0.5, 0.3: math.inf}, True),
+        ({0.1: 0.5, 0.2: 0.6, 0.3: math.inf}, False),  # the next above holds
+    ],
+)
+def test_near_cliff(losses, near):
+    """The next peak above has failed where less than 30 % of the best fall, from 1.0, is left."""
+    assert near_cliff(losses, 0.1, 1.0) is near
