@@ -177,3 +177,51 @@ def test_noise_is_that_of_the_smoothed_curve_at_its_bottom():
     seen = np.std([smooth(LR, calm + noise)[130] for noise in draws])
 
     assert said == pytest.approx(seen, rel=0.3)
+
+
+def settles_below_its_start(lr: np.ndarray, settled: float) -> np.ndarray:
+    """Falls from 100 to 10 around lr 1e-3, humps to 60, which is below the start, at 0.1, and settles from 1 on."""
+    x = np.log10(lr)
+    fall = 10 + 90 / (1 + np.exp((x + 4) * 6))
+    hump = 50 * np.exp(-0.5 * ((x + 1) / 0.25) ** 2)
+    return fall + hump + (settled - 10) / (1 + np.exp(-(x + 0.5) * 12))
+
+
+@pytest.mark.parametrize("settled", [5.0, 10.0, 50.0])
+def test_a_hump_below_the_start_ends_the_descent(settled):
+    """A loss that blows up without coming back to its start, and settles on hardly less than before, has risen: the
+    bottom lies before the hump. So it does where the loss stays up."""
+    shape = read_shape(LR, settles_below_its_start(LR, settled))
+
+    assert shape.risen is not None
+    assert LR[shape.bottom] < LR[shape.risen] < 0.1
+    assert smooth(LR, settles_below_its_start(LR, settled))[shape.risen] < shape.start
+
+
+def test_a_bump_before_a_further_fall_is_no_end():
+    """Where the loss falls far below what it was before the bump, it went on learning: the bottom lies behind."""
+    loss = settles_below_its_start(LR, 10.0) + np.where(LR > 0.6, -60.0, 0.0)
+
+    shape = read_shape(LR, loss)
+
+    assert shape.risen is None
+    assert LR[shape.bottom] > 0.6
+
+
+def test_a_low_bump_is_no_hump():
+    """A bump by a tenth of the fall is passed over, as is one that does not stand out of the noise."""
+    x = np.log10(LR)
+    calm = 10 + 90 / (1 + np.exp((x + 4) * 6)) - 2 * np.maximum(x + 4, 0)
+    bump = np.exp(-0.5 * ((x + 1) / 0.25) ** 2)
+    noise = np.random.default_rng(0).normal(size=len(LR))
+
+    assert read_shape(LR, calm + 9 * bump).risen is None
+    assert read_shape(LR, 0.1 * calm + 6 * bump + 5 * noise).risen is None
+
+
+@given(st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
+def test_a_hump_may_be_scaled_and_shifted(scale, shift):
+    """Trap 8 for humps: loss -> a * loss + b rises at the same step."""
+    loss = settles_below_its_start(LR, 9.0)
+
+    assert read_shape(LR, scale * loss + shift).risen == read_shape(LR, loss).risen
