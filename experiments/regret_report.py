@@ -226,7 +226,8 @@ def picture_of_regret(study: Study, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(order)), order)
     panels[0].invert_yaxis()
-    _legend(figure, [("k.", "mean and 95 % interval"), ("k|", "median"), ("kx", "worst task")])
+    kinds = {ROWS[row].kind for row in order}
+    _legend(figure, kinds, [(".", "mean and 95 % interval"), ("|", "median"), ("x", "worst task")])
     figure.savefig(path, dpi=150)
 
 
@@ -235,51 +236,53 @@ def picture_of_cost(study: Study, path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [split for split in SPLITS if study.noise(split)]
-    figure = Figure(figsize=(5.0 * len(shown) + 0.5, 5.4), layout="constrained")
+    figure = Figure(figsize=(5.0 * len(shown) + 0.5, 5.8), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
     for axes, split in zip(panels, shown, strict=True):
-        for line in study.lines(split):
-            if ROWS[line.row].kind == "free":
-                continue
+        lines = [line for line in study.lines(split) if ROWS[line.row].kind != "free"]
+        for line in lines:
             color, marker = LOOKS[ROWS[line.row].kind]
             axes.plot([line.share] * 2, line.interval, color=color, linewidth=1, alpha=0.6)
             axes.plot(line.share, line.mean, marker, color=color, markersize=7)
-        _label(axes, [line for line in study.lines(split) if ROWS[line.row].kind != "free"])
+        _label(axes, lines)
         axes.set_yscale("log")
-        ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50]
+        ticks = [0.5, 1, 2, 5, 10, 20, 50]
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_yticks([], minor=True)
-        axes.set_xlim(-0.03, 0.85)
+        axes.set_xlim(-0.03, 0.72)
         axes.grid(color=MOMENTUM, alpha=0.3, linewidth=0.6)
         axes.set_title(f"{split}, {len(study.noise(split))} tasks", fontsize=11)
         axes.set_xlabel("cost of an answer, share of the run")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean regret, points")
-    _legend(figure, [])
+    _legend(figure, {ROWS[line.row].kind for line in lines}, [])
     figure.savefig(path, dpi=150)
 
 
 def _label(axes: Any, lines: list[Line]) -> None:
-    """Name the points, at a side where there is room, moved up where two names would overlap."""
+    """Name the points at their right, higher where two names would overlap."""
     taken: list[tuple[float, float, float]] = []  # left end, right end, height of a name
     for line in sorted(lines, key=lambda line: line.mean):
         width = 0.0115 * len(line.row)
-        left, height = line.share + 0.015, line.mean
-        while any(left < other[1] and left + width > other[0] and height < other[2] * 1.12 for other in taken):
+        # Right of all points that stand close to its own.
+        left = 0.015 + max(other.share for other in lines if 0 <= other.share - line.share < 0.05)
+        height = line.mean
+        while any(left < other[1] and left + width > other[0] and height < other[2] * 1.17 for other in taken):
             height *= 1.03
         taken.append((left, left + width, height))
         axes.text(left, height, line.row, fontsize=8, va="center")
 
 
-def _legend(figure: Any, marks: list[tuple[str, str]]) -> None:
+def _legend(figure: Any, kinds: set[Kind], marks: list[tuple[str, str]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=TITLES[kind])
         for kind, (color, marker) in LOOKS.items()
+        if kind in kinds
     ]
     handles += [
-        Line2D([], [], color=MOMENTUM, marker=mark[1], linestyle="", label=label, markersize=9) for mark, label in marks
+        Line2D([], [], color=MOMENTUM, marker=mark, linestyle="", label=label, markersize=9) for mark, label in marks
     ]
     if marks:
         handles.append(Line2D([], [], color=MOMENTUM, alpha=0.25, linewidth=8, label="noise floor"))
