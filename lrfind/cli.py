@@ -15,6 +15,7 @@ from tyro.conf import arg
 from lrfind import console
 from lrfind.console import Rates, Target, WorkloadOptions, default
 from lrfind.curve import LRCurve
+from lrfind.plot import save_picture
 from lrfind.suggest import DEFAULT_RULE, RULES, NoSuggestion, Suggestion
 from lrfind.sweep import CYCLE_MOMENTUM, StepMode, range_test
 from lrfind.workload import Workload
@@ -94,7 +95,7 @@ class Sweep:
         if self.csv:
             curve.to_csv(folder / "curve.csv")
             written.append("curve.csv")
-        console.picture(folder / "range_test.png", curve.plot)
+        save_picture(folder / "range_test.png", curve.plot)
         written.append("range_test.png")
         print(f"{len(curve)} points ({curve.status}). In {folder}: {', '.join(written)}")
 

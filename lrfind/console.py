@@ -20,7 +20,7 @@ from lrfind.workload import Workload
 from lrfind.workloads.parts import OptimizerName
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 """Errors that tell the user what to do: shown as one line, exit status 2. All others are ours, with a traceback."""
@@ -162,12 +162,3 @@ def _new_folder(target: str) -> Path:
             continue
         return folder
     raise AssertionError("some number is free")
-
-
-def picture(path: Path, draw: Callable[[Axes], object], width: float = 7, height: float = 4.5) -> None:
-    """Write a PNG of what ``draw`` puts on empty axes; size in inches. pyplot neither shows nor keeps it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    draw(figure.subplots())
-    figure.savefig(path, dpi=150)

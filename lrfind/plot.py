@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,3 +169,12 @@ def _dress(ax: Axes, curve: LRCurve, remarks: Sequence[str]) -> None:
             verticalalignment="top",
             fontsize=size,
         )
+
+
+def save_picture(path: Path, draw: Callable[[Axes], object], width: float = 7, height: float = 4.5) -> None:
+    """Write a PNG of what ``draw`` puts on empty axes; size in inches. pyplot neither shows nor keeps it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    draw(figure.subplots())
+    figure.savefig(path, dpi=150)

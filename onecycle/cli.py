@@ -17,6 +17,7 @@ from tyro.conf import arg
 
 from lrfind import console
 from lrfind.console import Rates, Target, WorkloadOptions, default
+from lrfind.plot import save_picture
 from onecycle.auto import Method
 from onecycle.checkpoint import CheckpointError
 from onecycle.logs import TensorBoardLog
@@ -93,7 +94,7 @@ class Plan:
         console.results_folder(self.out_dir, "plan")
         _print_phases(cycle)
         written = ["schedule.png"]
-        console.picture(self.out_dir / "schedule.png", cycle.plot, height=3.5)
+        save_picture(self.out_dir / "schedule.png", cycle.plot, height=3.5)
         if self.csv:
             _write_csv(cycle, self.out_dir / "schedule.csv")
             written.append("schedule.csv")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lrfind.curve import LRCurve
+from lrfind.plot import plot_curve, save_picture
 from lrfind.suggest import Suggestion
 from onecycle.checkpoint import CheckpointError, Checkpoints
 from onecycle.logs import JsonLinesLog, Row
@@ -88,11 +89,9 @@ class RunFolder:
             if new or not (self.path / "schedule.png").exists():  # the last of these that is written
                 write_json(self.path / "config.json", facts | _environment())
                 if curve is not None:
-                    from lrfind.plot import plot_curve
-
                     curve.save(self.path / "curve.json")
-                    self._picture("range_test.png", (7, 4.5), lambda ax: plot_curve(curve, pick, ax=ax))
-                self._picture("schedule.png", (7, 3.5), cycle.plot)
+                    save_picture(self.path / "range_test.png", lambda ax: plot_curve(curve, pick, ax=ax))
+                save_picture(self.path / "schedule.png", cycle.plot, height=3.5)
             if self._history is not None:
                 self._history.close()
             self._history = JsonLinesLog(self.path / "history.jsonl", until)
@@ -143,14 +142,6 @@ class RunFolder:
             if self._history is not None:
                 with self._writing():
                     self._history.close()
-
-    def _picture(self, name: str, size: tuple[float, float], draw: Callable[[Any], Any]) -> None:
-        # A Figure of its own, not pyplot's: nothing is shown, kept open or shared with the caller's figures.
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
-        figure.savefig(self.path / name, dpi=150)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
