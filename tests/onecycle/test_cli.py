@@ -216,7 +216,9 @@ def test_progress_tells_the_pick_and_a_line_per_epoch(capsys):
 
     out = capsys.readouterr().out
     curve = lrfind.LRCurve.load("run/curve.json")
-    assert re.search(r"max_lr [\d.e-]+ \([\d.e-]+ to [\d.e-]+\), rule auto: \d+ pilots of \d+ steps by validation loss", out)
+    assert re.search(
+        r"max_lr [\d.e-]+ \([\d.e-]+ to [\d.e-]+\), rule auto: \d+ pilots of \d+ steps by validation loss", out
+    )
     assert len(curve) > 10
     epochs = re.findall(r"^epoch (\d)  .*lr .*train loss .*val loss .*", out, flags=re.MULTILINE)
     assert epochs == ["1", "2", "3"]
