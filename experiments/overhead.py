@@ -1,4 +1,4 @@
-"""What does a sweep cost beside a loop of one's own, and beside other tools?
+"""What do a sweep, a training run and its checkpoints cost beside a loop of one's own, and beside other tools?
 
 ``python -m experiments.overhead`` times every contestant of every case in turn, one thread, on the CPU, and writes
 table, numbers and picture to ``experiments/results/overhead/``. Other tools take part where they are installed
@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from experiments.contestants import SWEEPS, Contestant, Setup, warm_up
 from experiments.machine import as_markdown, describe
+from experiments.trainers import CHECKPOINTS, SAVINGS, TRAININGS
 from lrfind.palette import LR, TRAIN_LOSS
 
 RESULTS = Path(__file__).parent / "results" / "overhead"
@@ -38,6 +39,7 @@ SEED = 0
 STEPS = 100
 PACKAGES = ("torch-lr-finder", "pytorch-ignite", "lightning", "fastai")
 MEGABYTE = 2**20
+PANELS_IN_A_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,14 @@ def digits() -> Setup:
     return Setup(work.model, work.optimizer, work.criterion, work.train_loader)  # type: ignore[arg-type]
 
 
+def million() -> Setup:
+    """988,000 parameters in three layers, SGD with momentum: cheap steps, which leave checkpoints no place to hide."""
+    torch.manual_seed(SEED)
+    inputs, labels = torch.randn(64_000, 256), torch.randint(0, 10, (64_000,))
+    model = nn.Sequential(nn.Linear(256, 1500), nn.ReLU(), nn.Linear(1500, 400), nn.ReLU(), nn.Linear(400, 10))
+    return _setup(model, inputs, labels, 64)
+
+
 def large() -> Setup:
     """Three layers of 2,500 x 2,500, 72 MB, under Adam: of which memory can be read off the process."""
     torch.manual_seed(SEED)
@@ -105,11 +115,15 @@ def _setup(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, batch_s
 
 
 OURS = "lrfind.range_test"
+FIT = "onecycle.fit"
 CASES = (
     Case("sweep mlp 256", "small MLP, batch 256", lambda: perceptron(256), SWEEPS, {OURS: 0.55}),
     Case("sweep mlp 16", "small MLP, batch 16", lambda: perceptron(16), SWEEPS, {}),
     Case("sweep cnn", "small CNN, batch 64", convolutional, SWEEPS, {OURS: 1.02}),
     Case("sweep digits", "`digits`, batch 64", digits, SWEEPS, {OURS: 1.1}),
+    Case("train mlp 256", "training, small MLP, batch 256", lambda: perceptron(256), TRAININGS, {FIT: 0.55}, 4 * 79),
+    Case("train cnn", "training, small CNN, batch 64", convolutional, TRAININGS, {FIT: 1.02}, 3 * 32),
+    Case("checkpoints", "checkpoints, MLP of 1M parameters", million, SAVINGS, {CHECKPOINTS: 1.02}, 1000),
 )
 
 
@@ -256,8 +270,13 @@ def picture(lines: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row.case for row in lines))
-    figure = Figure(figsize=(3.3 * len(names) + 1.2, 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    columns = min(len(names), PANELS_IN_A_ROW)
+    high = -(-len(names) // columns)
+    figure = Figure(figsize=(3.3 * columns + 1.2, 3.2 * high), layout="constrained")
+    panels = figure.subplots(high, columns, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, names, strict=False):
         own = [row for row in lines if row.case == name]
         at = range(len(own))
         whiskers = [[row.ratio - row.least for row in own], [row.most - row.ratio for row in own]]

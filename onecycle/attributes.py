@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,7 +95,7 @@ class Attributes:
 
     def _values(self, holder: Any) -> dict[str, Any]:
         return {
-            name: value.detach().clone() if isinstance(value, Tensor) else value
+            name: value.detach().clone() if isinstance(value, Tensor) else _pythons(value)
             for name, value in vars_of(holder).items()
             if isinstance(value, self._kinds) and name not in _NOT_KEPT
         }
@@ -115,6 +116,11 @@ def _walk(roots: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if not (is_plain(value) and len(names) == len(parts)):
             names = [str(index) for index in range(len(parts))]
         waiting += [(f"{path}.{name}", part) for name, part in zip(names, parts, strict=True)][::-1]
+
+
+def _pythons(value: Any) -> Any:
+    # numpy's double is a float, and yet weights_only=True does not read it.
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _same(one: Any, other: Any) -> bool:

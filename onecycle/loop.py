@@ -50,6 +50,7 @@ _log = logging.getLogger("onecycle")
 class Training:
     """A run in progress. Where it stands is a *record*, plain data: what checkpoints hold and retries go back to."""
 
+    heal: bool  # whether to begin again after a divergence
     cycle: OneCycle
     scheduler: OneCycleLR
     start: Callable[[], dict[str, Any]]  # returns the record of the start of the present cycle
@@ -102,17 +103,16 @@ class Training:
 
     def run(self, max_lr: MaxLR, resume: Resume, *, heal: bool) -> Run:
         """Pick, train, begin again where that heals, and return the run."""
+        self.heal = heal
         checkpoint = self.folder.open(resume) if self.folder is not None else None
         if checkpoint is None:
             self._begin(max_lr)
         else:
             self._take_up(checkpoint, max_lr, resume)
         with self.work.training(), sigterm_noted(self.folder is not None) as self._sigterms:
-            while (reason := self._train()) is not None:
-                if not heal or len(self.retries) == MAX_RETRIES:
-                    return self._give_up(reason)
+            while (reason := self._train()) is not None and heal and len(self.retries) < MAX_RETRIES:
                 self._begin_again(reason)
-            run = self._finish("finished" if self.step >= self.total_steps else "stopped")
+            run = self._finish() if reason is None else self._give_up(reason)
         if self._sigterms:  # too late for another checkpoint, and to be obeyed all the same
             raise SystemExit(EXIT_STATUS)
         return run
@@ -195,14 +195,14 @@ class Training:
             new: Whether a cycle begins here, or one goes on.
         """
         self.good, self._latest = record, None
-        if self.folder is None:
+        if self.folder is not None:
+            self.start = self.folder.checkpoints.start
+            if new:
+                self.folder.checkpoints.begin(record)
+            self.folder.begin(self.cycle, self.curve, self.pick, self._facts(), until=until, new=new)
+            self.rows.logs = [self.folder, *self.loggers]
+        elif self.heal:  # else it would only take up memory
             self.start = lambda: record
-            return
-        self.start = self.folder.checkpoints.start
-        if new:
-            self.folder.checkpoints.begin(record)
-        self.folder.begin(self.cycle, self.curve, self.pick, self._facts(), until=until, new=new)
-        self.rows.logs = [self.folder, *self.loggers]
 
     def _schedule(self) -> None:
         self.cycle = replace(self.shape, max_lr=self.peak, total_steps=self.total_steps - self.first_step)
@@ -215,7 +215,9 @@ class Training:
         self.scheduler = self.cycle.scheduler(self.work.optimizer)
         self._reference = max(range(len(groups)), key=lambda index: float(groups[index]["lr"]))
 
-    def _finish(self, status: RunStatus) -> Run:
+    def _finish(self, status: RunStatus | None = None) -> Run:
+        if status is None:
+            status = "finished" if self.step >= self.total_steps else "stopped"
         run = Run(
             max_lr=max(self.cycle.peaks),
             cycle=self.cycle,
@@ -386,10 +388,9 @@ class Training:
             "row": self.rows.last,
             "pending": self._pending,
             "scheduler": None if scheduler is None else scheduler.state_dict(),
-            "place": self.passes.take(),
         }
         plain: dict[str, Any] = as_plain(facts)
-        return plain | {"work": self.state.take()}
+        return plain | {"place": self.passes.take(), "work": self.state.take()}
 
     def _go_to(self, record: dict[str, Any]) -> None:
         """Take everything but the rows to where ``record`` was made."""

@@ -50,24 +50,29 @@ def fit(
         epochs: Passes over ``train_loader``; an incomplete group of batches at a pass's end is a step of its own. A
             loader without length is read once to count. Give this or ``total_steps``, or a ``cycle`` with a length.
         total_steps: Optimizer steps; the loader is read as often as that takes.
-        max_lr: The peak. ``"auto"`` (default): a range test decides, see ``onecycle.pick_max_lr``; ``"refine"``:
-            decided with more care, for at most half a run; or a number, a ``Suggestion``, or a list with one per
-            parameter group. With one number the groups keep their ratios.
+        max_lr: The peak. ``"auto"`` (default): a range test and short pilots decide, see ``onecycle.pick_max_lr``;
+            ``"refine"``: with more of them, for at most half a run; or a number, a ``Suggestion``, or a list with one
+            per parameter group. With one number the groups keep their ratios.
         cycle: Shape of the cycle (default: torch's). Its peak is used where ``max_lr`` is left at ``"auto"`` and
             the cycle has one.
         out_dir: Folder for ``curve.json``, ``history.jsonl``, ``config.json``, ``summary.json``, the pictures and the
-            checkpoints. Default: no files.
+            checkpoints: the last two, and the start. Default: no files.
         resume: ``"never"`` refuses an ``out_dir`` that holds a run. ``"auto"`` goes on from its newest checkpoint, to
             the same weights as never stopped, or starts where there is none. ``"extend"`` adds a second cycle of
-            the same shape and peak to a finished run, over the steps by which ``total_steps`` (or ``epochs``) is
-            larger now.
-        on_divergence: ``"stop"`` ends the run with the weights of the last good moment; ``"retry"`` goes back to the
-            start with ``max_lr / 3``, at most three times. Default: ``"retry"`` where the peak was picked here,
-            ``"stop"`` where it was given.
-        callbacks: Called with each row of the history; the run stops where one returns True.
+            the same shape and peak (or of a ``max_lr`` given as a number) to a finished run, over the steps by which
+            ``total_steps`` (or ``epochs``) is larger now; called again, it goes on with that. The same weights means:
+            with the same arguments and loaders that draw the same batches from the same random numbers. Workers that
+            are kept between epochs, and a stream that shuffles by torch's global random numbers, which dropout
+            draws from as well, do not.
+        on_divergence: What to do once the loss has left the range it began in (``onecycle.divergence``), or loss or
+            weights are not finite. ``"stop"`` ends the run with the weights of the last good moment; ``"retry"`` goes
+            back to the start with ``max_lr / 3``, at most three times. Default: ``"retry"`` where the peak was picked
+            here, ``"stop"`` where it was given.
+        callbacks: Called with each row of the history; the run stops where one returns True (on an accelerator, where
+            losses come in blocks of 20 steps, up to so many steps later).
         progress: Show progress bars and a line per epoch.
-        validate_every: Validate every so many steps. Default: at the end of each epoch.
-        checkpoint_every: Write a checkpoint every so many steps, besides the ends of epochs.
+        validate_every: Validate every so many steps, and at the end. Default: at the end of each epoch.
+        checkpoint_every: Write a checkpoint every so many steps, besides the ends of epochs and validations.
         ema_decay: Keep an exponential moving average of the weights (``Run.ema_model``) with this decay, 0 to 1;
             it is validated too, as ``val_ema_loss`` etc.
         compile: Run the model through ``torch.compile``.

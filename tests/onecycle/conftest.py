@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lrfind import Workload
-from onecycle.outputs import RunFolder
+from onecycle import outputs
 from onecycle.run import Run
 
 SAMPLES, FEATURES, CLASSES = 90, 6, 3
@@ -151,5 +151,5 @@ def overflows() -> type[Overflows]:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing out, which is most of the time that a short run takes."""
-    monkeypatch.setattr(RunFolder, "_picture", lambda *_: None)
+    monkeypatch.setattr(outputs, "save_picture", lambda *_, **__: None)
     monkeypatch.setattr(Run, "plot", lambda _: SimpleNamespace(savefig=lambda *_, **__: None))
