@@ -56,6 +56,11 @@ class RunFolder:
         for unfinished in (*self.path.glob(".*.partial"), *self.checkpoints.folder.glob("*.partial")):
             unfinished.unlink()
         record = self.checkpoints.newest()
+        if record is None and (self.path / "config.json").exists():  # which is written after the first of them
+            raise CheckpointError(
+                f"{self.path} holds a run whose checkpoints are gone, so it cannot go on. Bring them back, or choose "
+                "another out_dir."
+            )
         if record is None and resume == "extend":
             raise CheckpointError(
                 f'resume="extend" needs a finished run; {self.path} holds no checkpoint. Train it first.'

@@ -124,7 +124,7 @@ class Passes:
         """Have workers that last run where they ran at that moment, and let go those that did not run yet."""
         for name in names:
             loader = self._lasting[name]
-            if not moment["workers"][name]:
+            if not moment["workers"].get(name, False):
                 loader._iterator = None
             elif loader._iterator is None:
                 # Started apart from a pass, because that draws a random number, which passes after the first do not.

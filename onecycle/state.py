@@ -27,7 +27,7 @@ class WorkState:
         self.work = work
         self.ema = ema
         self._modules = dict(_modules(work))
-        self._attributes = Attributes(self._modules | {"loss": work.criterion or work.loss_fn}, tensors=True)
+        self._attributes = Attributes(self._modules | {"loss": _loss(work)}, tensors=True)
 
     def take(self) -> dict[str, Any]:
         """Return the state as data of its own, tensors on the CPU, as ``torch.load(weights_only=True)`` reads it."""
@@ -106,7 +106,7 @@ def _modules(work: Workload) -> Iterator[tuple[str, nn.Module]]:
     """Yield the model, and the modules that the loss is made of."""
     yield "model", work.model
     known = {id(module) for module in work.model.modules()}
-    waiting = [("loss", work.criterion or work.loss_fn)]
+    waiting = [("loss", _loss(work))]
     while waiting:
         name, part = waiting.pop()
         if id(part) in known:
@@ -117,3 +117,7 @@ def _modules(work: Workload) -> Iterator[tuple[str, nn.Module]]:
             yield name, part
         else:
             waiting += [(f"{name}.{index}", other) for index, other in enumerate(referred(part))]
+
+
+def _loss(work: Workload) -> Any:
+    return work.loss_fn if work.criterion is None else work.criterion

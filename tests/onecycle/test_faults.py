@@ -196,6 +196,14 @@ def test_a_folder_that_holds_a_run_is_not_written_over(make: Make, tmp_path: Pat
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def test_a_run_without_its_checkpoints_is_not_begun_anew(make: Make, tmp_path: Path):
+    """What is left of it would be written over."""
+    train(make(), out_dir=tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"holds a run whose checkpoints are gone, so it cannot go on"):
+        train(make(), out_dir=tmp_path, resume="auto")
+
+
 def test_nothing_to_extend(make: Make, tmp_path: Path):
     """An empty folder holds no run that could be extended."""
     with pytest.raises(CheckpointError, match=r"resume=\"extend\" needs a finished run; .* holds no checkpoint"):
