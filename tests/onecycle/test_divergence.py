@@ -87,6 +87,27 @@ def test_trained_weights_may_lose_what_they_had():
     assert stop_at(losses, level=1.1) == 62
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_learns_from_its_targets_what_it_may_lose(known: bool):
+    """A classifier that is sure of itself, and meets wrong labels for a while, is not ended for that."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3, bias=False)
+    model.weight.data = 4.5 * torch.eye(3)
+    labels = torch.randint(0, 3, (100, 40))
+    batches = [(nn.functional.one_hot(each, 3).float(), each.clone()) for each in labels]
+    for _, targets in batches[40:60]:
+        targets[:16] = (targets[:16] + 1) % 3
+    loss = nn.CrossEntropyLoss() if known else nn.CrossEntropyLoss(label_smoothing=1e-9)
+    run = fit(
+        Workload(model, torch.optim.SGD(model.parameters(), 0.1), loss, batches),
+        epochs=1,
+        max_lr=1e-9,
+        progress=False,
+    )
+    assert 1.5 < max(run.history["loss"]) < 3
+    assert run.status == ("finished" if known else "diverged")
+
+
 def test_how_many_losses_were_well():
     """Up to the last one within the range."""
     rule = Divergence(100)
