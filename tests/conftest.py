@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
@@ -36,3 +42,21 @@ def data_root() -> Path:
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST/raw in {named or '../shared/data'}; set LRFIND_DATA to a torchvision data root")
     return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, driven by playwright; the test is skipped where either is missing.
+
+    For a module and no longer: while playwright's synchronous interface is in use, an event loop runs in this thread,
+    and nothing else here can run one of its own (nbclient must). It takes a second to start.
+    """
+    api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright (extra dev)")
+    with api.sync_playwright() as playwright:
+        named = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        own = playwright.chromium.executable_path  # where "playwright install chromium" puts it
+        if named is None and not Path(own).exists():
+            pytest.skip("no chromium on the PATH, nor one of playwright's own; apt-get install chromium")
+        browser = playwright.chromium.launch(executable_path=named or own)
+        yield browser
+        browser.close()
