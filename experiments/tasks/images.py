@@ -119,7 +119,7 @@ def _small_cnn() -> nn.Sequential:
     return cnn(1, 8, 5, size=14, batch_norm=False, hidden=32)
 
 
-def _pretrained(name: str) -> nn.Module:
+def pretrained(name: str) -> nn.Module:
     """Return a CNN trained on the first half of the classes, with a fresh head."""
     net = _small_cnn()
     head = {key: tensor.clone() for key, tensor in list(net.state_dict().items())[-2:]}
@@ -340,7 +340,7 @@ TASKS: list[Task] = [
         "fashion-finetune-sgd-b32-groups",
         250,
         functools.partial(fine_tuning, "FashionMNIST", 1000),
-        functools.partial(_pretrained, "FashionMNIST"),
+        functools.partial(pretrained, "FashionMNIST"),
         sgd(),
         32,
         groups=body_and_head(0.01, 0.1),
@@ -350,7 +350,7 @@ TASKS: list[Task] = [
         "mnist-finetune-adamw-b64-groups",
         200,
         functools.partial(fine_tuning, "MNIST", 2000),
-        functools.partial(_pretrained, "MNIST"),
+        functools.partial(pretrained, "MNIST"),
         adamw(),
         64,
         groups=body_and_head(2e-4, 1e-3),
@@ -465,7 +465,7 @@ TASKS: list[Task] = [
         "mnist-finetune-sgd-b16-groups",
         300,
         functools.partial(fine_tuning, "MNIST", 500),
-        functools.partial(_pretrained, "MNIST"),
+        functools.partial(pretrained, "MNIST"),
         sgd(),
         16,
         groups=body_and_head(0.02, 0.1),

@@ -108,11 +108,11 @@ class VisionTransformer(nn.Module):
 
 
 class RowRNN(nn.Module):
-    """Reads an image row by row and classifies the last hidden state."""
+    """Reads an image row by row and classifies the last hidden state, of a GRU or another kind."""
 
-    def __init__(self, columns: int, width: int, classes: int) -> None:
+    def __init__(self, columns: int, width: int, classes: int, kind: Callable[..., Any] = nn.GRU) -> None:
         super().__init__()
-        self.recurrent = nn.GRU(columns, width, batch_first=True)
+        self.recurrent = kind(columns, width, batch_first=True)
         self.head = nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from experiments.tasks.task import Split, Task, task
 SKLEARN = ("scikit-learn",)
 
 
-def _split(inputs: NDArray, targets: NDArray, train: int, *, normalise: bool = True) -> Split:
+def split_rows(inputs: NDArray, targets: NDArray, train: int, *, normalise: bool = True) -> Split:
     """Shuffled: the first ``train`` rows to train on, the rest to validate; scaled by training statistics.
 
     Whole-number targets are classes, others become columns of mean 0 and sd 1.
@@ -40,7 +40,7 @@ def cancer(normalise: bool = True) -> Split:
     """Breast cancer: 30 features, 2 classes; unnormalised they span 1e-3 to 1e3."""
     from sklearn.datasets import load_breast_cancer
 
-    return _split(*load_breast_cancer(return_X_y=True), train=269, normalise=normalise)
+    return split_rows(*load_breast_cancer(return_X_y=True), train=269, normalise=normalise)
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def diabetes() -> Split:
     """Diabetes: 10 features, one noisy target, 242 rows to train on."""
     from sklearn.datasets import load_diabetes
 
-    return _split(*load_diabetes(return_X_y=True), train=242)
+    return split_rows(*load_diabetes(return_X_y=True), train=242)
 
 
 @functools.cache
@@ -57,7 +57,7 @@ def friedman(kind: int, train: int, noise: float = 1.0, normalise: bool = True) 
     from sklearn import datasets
 
     make = getattr(datasets, f"make_friedman{kind}")
-    return _split(*make(n_samples=train + 4000, noise=noise, random_state=kind), train, normalise=normalise)
+    return split_rows(*make(n_samples=train + 4000, noise=noise, random_state=kind), train, normalise=normalise)
 
 
 @functools.cache
@@ -85,7 +85,7 @@ def clusters(
         flip_y=0.0,
         random_state=seed,
     )
-    split = _split(inputs, targets, train)
+    split = split_rows(inputs, targets, train)
     return split._replace(train_y=flipped(split.train_y, flip, classes))
 
 
@@ -104,7 +104,7 @@ def imbalanced() -> Split:
     inputs, targets = make_classification(
         60000, 16, n_informative=8, n_classes=3, weights=[0.92, 0.06], flip_y=0.0, random_state=5
     )
-    split = _split(inputs, targets, train=3000)
+    split = split_rows(inputs, targets, train=3000)
     chosen = torch.cat([(split.val_y == label).nonzero()[:800, 0] for label in range(3)])
     chosen = chosen[torch.from_numpy(default_rng(0).permutation(len(chosen)))]
     return split._replace(val_x=split.val_x[chosen], val_y=split.val_y[chosen])
@@ -118,7 +118,7 @@ def spirals() -> Split:
     radius = np.sqrt(rng.random(6000)) * 3
     angle = radius * 2.2 + labels * 2 * np.pi / 3 + rng.normal(0, 0.15, 6000)
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-    return _split(points, labels, train=2000)
+    return split_rows(points, labels, train=2000)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def hastie() -> Split:
     from sklearn.datasets import make_hastie_10_2
 
     inputs, targets = make_hastie_10_2(8000, random_state=0)
-    return _split(inputs, (targets > 0).astype(int), train=4000)
+    return split_rows(inputs, (targets > 0).astype(int), train=4000)
 
 
 @functools.cache
@@ -138,7 +138,7 @@ def teacher(inputs: int, outputs: int, train: int, tails: bool = False) -> Split
     hidden = np.tanh(x @ rng.normal(size=(inputs, 20)) / np.sqrt(inputs))
     y = hidden @ rng.normal(size=(20, outputs))
     y += rng.normal(size=y.shape) * y.std() * 0.1
-    return _split(x, y, train)
+    return split_rows(x, y, train)
 
 
 TASKS: list[Task] = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -37,13 +36,14 @@ class Task:
     optimizer comes with the lr that a user would write without looking, and with the ratios of its groups.
 
     Args:
-        name: Says what the task is. Decides, through its hash, on which half the task stands.
+        name: Says what the task is.
         total_steps: Optimizer steps of the real run.
         score: Name of the entry of ``Workload.evaluate()`` that counts, higher is better: share of hits, or
             1 - squared error / variance (of each output about its mean).
         make: Called with a seed, returns the workload. Seeds torch's global generator.
         constant_score: Called without arguments, returns the score of the best constant predictor.
         needs: Data sets that have to lie in the data root, as named in ``experiments.tasks.data``.
+        split: Whether picks on it were looked at while rules were chosen ("design"), or only at the end ("held-out").
     """
 
     name: str
@@ -52,11 +52,7 @@ class Task:
     make: Callable[[int], Workload]
     constant_score: Callable[[], float]
     needs: tuple[str, ...] = ()
-
-    @property
-    def split(self) -> Literal["design", "held-out"]:
-        """The half, by the parity of the first byte of the name's SHA-256: nobody's choice."""
-        return "design" if hashlib.sha256(self.name.encode()).digest()[0] % 2 == 0 else "held-out"
+    split: Literal["design", "held-out"] = "design"
 
     def missing(self) -> str | None:
         """Why the task cannot run here, or None."""

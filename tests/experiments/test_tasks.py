@@ -41,12 +41,12 @@ def cache(tmp_path, monkeypatch):
 # The tasks
 
 
-def test_there_are_enough_tasks_on_both_halves():
-    """At least 30 tasks, and at least 13 on each half."""
+def test_there_are_enough_tasks_of_either_kind():
+    """At least 30 tasks to choose rules on, and at least 15 to check them."""
     halves = [task.split for task in TASKS.values()]
 
-    assert len(halves) >= 30
-    assert min(halves.count("design"), halves.count("held-out")) >= 13
+    assert halves.count("design") >= 30
+    assert halves.count("held-out") >= 15
 
 
 def test_both_halves_have_every_kind_of_optimizer_and_score():
@@ -55,12 +55,6 @@ def test_both_halves_have_every_kind_of_optimizer_and_score():
         assert {task.split for task in TASKS.values() if kind in task.name} == {"design", "held-out"}, kind
     for score in ("accuracy", "r2"):
         assert {task.split for task in TASKS.values() if task.score == score} == {"design", "held-out"}
-
-
-def test_the_half_is_the_parity_of_the_names_hash():
-    """The half of a name is fixed: SHA-256("line-linear-sgd-b16") begins with 0xa1, odd; of "a" with 0xca, even."""
-    assert line_task().split == "held-out"
-    assert line_task("a").split == "design"
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
