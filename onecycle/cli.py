@@ -21,6 +21,7 @@ from lrfind.plot import save_picture
 from onecycle.auto import Method
 from onecycle.checkpoint import CheckpointError
 from onecycle.logs import TensorBoardLog
+from onecycle.outputs import COMMAND
 from onecycle.plot import plot_history
 from onecycle.resume import MaxLR, Resume
 from onecycle.run import Run, load_history
@@ -29,7 +30,6 @@ from onecycle.train import OnDivergence, fit
 
 DESCRIPTION = "Train with one cycle of the learning rate, at a peak that is measured."
 EPOCHS = 10
-COMMAND = "command.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -406,7 +406,14 @@ class Training:
         return fingerprint(self.work, self.shape, ema_decay=self.ema_decay)
 
     def _facts(self) -> dict[str, Any]:
-        return {**self._fingerprint(), "max_lr": self.cycle.max_lr, "total_steps": self.total_steps}
+        return {
+            **self._fingerprint(),
+            "max_lr": self.cycle.max_lr,
+            "total_steps": self.total_steps,
+            "first_step": self.first_step,
+            "pick": None if self.pick is None else asdict(self.pick),
+            "retries": [asdict(retry) for retry in self.retries],
+        }
 
     # -- what is told -----------------------------------------------------------------------------------------
 

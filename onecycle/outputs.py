@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from onecycle.resume import Resume
 
 
+COMMAND = "command.json"
+"""Where the command ``onecycle`` keeps its arguments, in a run that it began."""
+
+
 class RunFolder:
     """A run on disk: ``config.json``, ``curve.json``, ``history.jsonl``, ``summary.json``, pictures, checkpoints."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,25 +141,20 @@ def _draw_rates(history: History, steps: list[float], ax: Axes) -> None:
 
 def _draw_losses(history: History, steps: list[float], ax: Axes) -> None:
     losses = np.array(history["loss"])
-    smoothed = _smoothed(losses)
+    smoothed = smoothed_losses(losses)
     ax.plot(steps, losses, color=palette.RAW, linewidth=0.6, alpha=0.6)
     ax.plot(steps, smoothed, color=palette.TRAIN_LOSS, linewidth=2, label="training (smoothed)")
-    known = losses[np.isfinite(losses)]
-    drawn = [*smoothed, *(np.quantile(known, [0.02]) if known.size else ())]
+    validated: list[float] = []
     for name, (style, label) in VAL_LOSSES.items():
         rows = history.where(name)
         if rows:
             points = [row["step"] for row in rows], [row[name] for row in rows]
-            drawn += points[1]
+            validated += points[1]
             ax.plot(*points, style, color=palette.VAL_LOSS, markersize=4, linewidth=1.4, label=label)
     ax.set_ylabel("loss")
-    finite = np.array(drawn)[np.isfinite(drawn)]
-    if finite.size:
-        # A blow-up must not flatten all the rest: from about where it began, as far up as it came down.
-        start, low = float(np.median(finite[:5])), float(finite.min())
-        top = min(float(finite.max()), start + max(start - low, 0.1 * abs(start)))
-        margin = 0.05 * (top - low) or 0.1 * abs(top) or 1.0
-        ax.set_ylim(low - margin, top + margin)
+    limits = loss_limits(losses, smoothed, validated)
+    if limits is not None:
+        ax.set_ylim(limits)
     ax.legend(frameon=False)
 
 
@@ -173,8 +169,33 @@ def _draw_metrics(history: History, metrics: list[str], ax: Axes) -> None:
     ax.legend(frameon=False)
 
 
-def _smoothed(losses: np.ndarray) -> np.ndarray:
-    """Return the mean over a window about each loss, narrower at the ends, so that nothing lags."""
+def loss_limits(losses: np.ndarray, smoothed: np.ndarray, validated: Sequence[float]) -> tuple[float, float] | None:
+    """Return the range of losses to show; None where no loss is finite.
+
+    A blow-up must not flatten all the rest: it is shown from about where the losses began, as far up as they came down.
+
+    Args:
+        losses: Shape ``(steps,)``, as they were.
+        smoothed: The same by ``smoothed_losses``.
+        validated: Validation losses.
+    """
+    known = losses[np.isfinite(losses)]
+    drawn = np.array([*smoothed, *(np.quantile(known, [0.02]) if known.size else ()), *validated])
+    finite = drawn[np.isfinite(drawn)]
+    if not finite.size:
+        return None
+    start, low = float(np.median(finite[:5])), float(finite.min())
+    top = min(float(finite.max()), start + max(start - low, 0.1 * abs(start)))
+    margin = 0.05 * (top - low) or 0.1 * abs(top) or 1.0
+    return low - margin, top + margin
+
+
+def smoothed_losses(losses: np.ndarray) -> np.ndarray:
+    """Return the mean over a window about each loss, narrower at the ends, so that nothing lags; shape ``(steps,)``.
+
+    >>> smoothed_losses(np.array([4.0, 4.0, 1.0, float("nan")])).tolist()
+    [4.0, 3.0, 2.5, 1.0]
+    """
     known = np.isfinite(losses)
     if not known.any():
         return np.full(len(losses), np.nan)
