@@ -227,6 +227,12 @@ class LRCurve:
         )
 
 
+def together(curves: Sequence[LRCurve]) -> LRCurve:
+    """Return the first of several sweeps from the same start state, with the others as its replicates."""
+    first, *others = curves
+    return replace(first, replicates=tuple(others))
+
+
 def _status_of(lr: NDArray[np.float64], loss: NDArray[np.float64]) -> Status:
     """Infer how a sweep of torch-lr-finder ended."""
     if len(loss) < MIN_POINTS:

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -76,8 +76,24 @@ def plot_curve(
             zorder=3,
         )
     _mark_rules(ax, curve, smoothed, rules)
-    _dress(ax, curve, remarks)
+    _dress(ax, curve, _title(curve), remarks)
     return ax
+
+
+def plot_progress(ax: Axes, curve: LRCurve, steps: int, end_lr: float) -> None:
+    """Draw a sweep that is still running: what ``plot_curve`` shows, less the pick, over the whole range.
+
+    Args:
+        ax: where to draw.
+        curve: the points so far, at least one.
+        steps: how many are planned.
+        end_lr: rate of the last of them.
+    """
+    _draw_losses(ax, curve, curve.smoothed())
+    ax.set_xlim(float(curve.lr[0]), end_lr)
+    at = f"lr {curve.lr[-1]:.1e}, loss {curve.loss[-1]:.4g}"
+    _dress(ax, curve, f"step {len(curve)} of {steps}, {at}")
+    ax.set_ylabel("loss")
 
 
 def _draw_losses(ax: Axes, curve: LRCurve, smoothed: np.ndarray) -> None:
@@ -98,14 +114,14 @@ def _draw_losses(ax: Axes, curve: LRCurve, smoothed: np.ndarray) -> None:
         ax.plot(replicate.lr, replicate.smoothed(), color=TRAIN_LOSS, linewidth=0.9, alpha=0.5)
     ax.plot(curve.lr, smoothed, color=TRAIN_LOSS, linewidth=2.0, label="smoothed")
     constant = curve.facts.get("constant_loss")
-    low, high = _loss_range(curve, smoothed)
+    low, high = loss_range(curve, smoothed)
     ax.set_ylim(low, high)
     if isinstance(constant, int | float) and low < constant < high:
         ax.axhline(constant, color=RAW, linewidth=1.2, linestyle=":", label="best constant prediction")
 
 
-def _loss_range(curve: LRCurve, smoothed: np.ndarray) -> tuple[float, float]:
-    """Return limits that show start and drop, whatever the blow-up."""
+def loss_range(curve: LRCurve, smoothed: np.ndarray) -> tuple[float, float]:
+    """Return the range of losses to show: start and drop, whatever the blow-up; ``smoothed`` as of the curve."""
     shown = smoothed[np.isfinite(smoothed)]
     if len(shown) == 0:
         return 0.0, 1.0
@@ -143,16 +159,17 @@ def _mark_rules(ax: Axes, curve: LRCurve, smoothed: np.ndarray, rules: Sequence[
         )
 
 
-def _dress(ax: Axes, curve: LRCurve, remarks: Sequence[str]) -> None:
+def _title(curve: LRCurve) -> str:
     batch_size = curve.facts.get("batch_size")
     optimizer = curve.facts.get("optimizer")
     how = [f"{len(curve)} steps", f"ended: {curve.status}"]
     how += [str(optimizer)] if optimizer else []
     how += [f"batch {batch_size}"] if batch_size else []
-    ax.set_title(", ".join(how), loc="left", fontsize="medium")
-    ax.set_xlabel("learning rate (log scale)")
-    ax.set_ylabel(f"{curve.facts.get('loss', 'training')} loss")
-    ax.grid(True, which="major", alpha=0.25)
+    return ", ".join(how)
+
+
+def _dress(ax: Axes, curve: LRCurve, title: str, remarks: Sequence[str] = ()) -> None:
+    _name_axes(ax, title, str(curve.facts.get("loss", "training")))
     ax.legend(loc="lower left", fontsize="small", framealpha=0.7)
     if remarks:
         size = 0.8 * float(ax.xaxis.label.get_fontsize())
@@ -171,10 +188,19 @@ def _dress(ax: Axes, curve: LRCurve, remarks: Sequence[str]) -> None:
         )
 
 
-def save_picture(path: Path, draw: Callable[[Axes], object], width: float = 7, height: float = 4.5) -> None:
+def _name_axes(ax: Axes, title: str, loss: str) -> None:
+    ax.set_title(title, loc="left", fontsize="medium")
+    ax.set_xlabel("learning rate (log scale)")
+    ax.set_ylabel(f"{loss} loss")
+    ax.grid(True, which="major", alpha=0.25)
+
+
+def save_picture(
+    file: Path | BinaryIO, draw: Callable[[Axes], object], width: float = 7, height: float = 4.5, dpi: int = 150
+) -> None:
     """Write a PNG of what ``draw`` puts on empty axes; size in inches. pyplot neither shows nor keeps it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     draw(figure.subplots())
-    figure.savefig(path, dpi=150)
+    figure.savefig(file, format="png", dpi=dpi)

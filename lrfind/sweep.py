@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from lrfind.baseline import constant_loss
 from lrfind.batches import Group, endless, rewinds
-from lrfind.curve import MIN_POINTS, LRCurve, Status
+from lrfind.curve import MIN_POINTS, LRCurve, Status, together
 from lrfind.groups import get_momentum, lr_ratios, set_lr, set_momentum
+from lrfind.live import LiveCurve
 from lrfind.preserve import Where, preserve
 from lrfind.progress import Bar
 from lrfind.stopping import StopRule
@@ -74,7 +74,7 @@ def range_test(
         snapshot: ``"cpu"`` keeps the copy of model and optimizer off the accelerator.
         on_point: Called as ``on_point(lr, loss)`` after each recorded point, for instance to draw it; the sweep
             ends early, as ``"interrupted"``, when it returns True.
-        progress: Show a progress bar.
+        progress: Show a progress bar; in a notebook, the curve itself as it grows.
 
     Returns:
         An ``LRCurve`` of raw losses and the rates really used. A step that the grad scaler skips gives no point:
@@ -99,8 +99,9 @@ def range_test(
     _check(work, momentum, val_batches, repeats)
     curves: list[LRCurve] = []
     with (
+        LiveCurve(curves, rates, shown=progress) as live,
         preserve(work, snapshot) as start,
-        Bar("range test", num_iter * repeats, shown=progress) as bar,
+        Bar("range test", num_iter * repeats, shown=progress and not live.on) as bar,
     ):
         try:
             for repeat in range(repeats):
@@ -116,6 +117,7 @@ def range_test(
                     step_mode=step_mode,
                     val_batches=val_batches,
                     on_point=on_point,
+                    live=live,
                 )
                 with work.training():  # here, since restore() takes the modes back as well
                     sweep.run()
@@ -123,14 +125,9 @@ def range_test(
         except KeyboardInterrupt as stop:
             curves += [stop.curve] if hasattr(stop, "curve") else []
             if curves:
-                stop.curve = _together(curves)  # type: ignore[attr-defined]
+                stop.curve = together(curves)  # type: ignore[attr-defined]
             raise
-    return _together(curves)
-
-
-def _together(curves: list[LRCurve]) -> LRCurve:
-    first, *others = curves
-    return replace(first, replicates=tuple(others))
+    return together(curves)
 
 
 class Sweep:
@@ -144,6 +141,7 @@ class Sweep:
         step_mode: How ``rates`` are spaced, for the curve's facts.
         val_batches: As for ``range_test``.
         on_point: As for ``range_test``.
+        live: Hears every point too. Default: nobody.
     """
 
     def __init__(
@@ -156,6 +154,7 @@ class Sweep:
         step_mode: StepMode,
         val_batches: int | Literal["all"] | None = None,
         on_point: OnPoint | None = None,
+        live: LiveCurve | None = None,
     ) -> None:
         self.work = work
         self.rates = rates
@@ -164,6 +163,7 @@ class Sweep:
         self.step_mode = step_mode
         self.val_batches = val_batches
         self.on_point = on_point
+        self.live = live
         self.status: Status = "range end"
         self.losses: list[float] = []
         self.targets: list[list[Any]] = []  # of each step
@@ -238,6 +238,8 @@ class Sweep:
             lr = self._lrs[len(self.losses)]
             self.losses.append(loss)
             self.bar.advance(f"lr {lr:.1e}, loss {loss:.4g}" if self.bar.shown else "")
+            if self.live is not None:
+                self.live.point(lr, loss)
             verdict = self.rule.after(loss)
             if verdict is not None:
                 self.status = verdict
