@@ -25,7 +25,8 @@ from lrfind.preserve import Restore, Snapshot, data_preserved, set_gradients_asi
 from lrfind.progress import Bar
 from lrfind.stopping import StopRule, Verdict
 from lrfind.sweep import StepMode, Sweep, as_used
-from lrfind.workload import Workload, modes_restored
+from lrfind.validation import modes_restored
+from lrfind.workload import Workload
 
 # What a subclass of the peer's class may have replaced, and this one does not call.
 _NOT_CALLED = ("_train_batch", "_validate", "_move_to_device")
@@ -259,7 +260,7 @@ class _AsThePeer(Workload):
 
     _validation: Iterable[Batch]
 
-    def batches(self) -> Iterable[Batch]:
+    def batches(self, epoch: int | None = None) -> Iterable[Batch]:
         """Begin to read, training data first: a loader that shuffles draws its seed here, and so the peer's."""
         train, val = self.train_loader, self.val_loader
         # Endless, so that accumulation goes on across the end of an epoch.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from operator import is_
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lrfind.objects import GENERATORS, MANY, is_plain, referred, slots_of, vars_of
 from lrfind.randomness import generator_state, random_states, set_generator_state, set_random_states
-from lrfind.workload import Workload
+
+if TYPE_CHECKING:
+    from lrfind.workload import Workload  # which reads its loader under data_preserved
 
 Restore = Callable[[], None]
 Where = Literal["device", "cpu"] | Path
@@ -94,6 +96,7 @@ def preserve(work: Workload, where: Where = "device") -> Iterator[Snapshot]:
     Raises:
         ExceptionGroup: If something could not be put back; all the rest has been.
 
+    >>> from lrfind.workload import Workload
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = torch.optim.Adam(model.parameters())
     >>> work = Workload(model, optimizer, torch.nn.MSELoss(), [(torch.ones(4, 2), torch.ones(4, 1))])

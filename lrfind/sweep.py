@@ -72,8 +72,8 @@ def range_test(
         repeats: Number of sweeps from the same state on other batches; the further ones are ``replicates`` of
             the curve, and their spread becomes the suggestion's uncertainty.
         snapshot: ``"cpu"`` keeps the copy of model and optimizer off the accelerator.
-        on_point: Called as ``on_point(lr, loss)`` after each recorded point, for instance to draw it; the sweep
-            ends early, as ``"interrupted"``, when it returns True.
+        on_point: Called as ``on_point(lr, loss)`` after each recorded point, on every rank, for instance to draw it;
+            the sweep ends early, as ``"interrupted"``, when it returns True.
         progress: Show a progress bar; in a notebook, the curve itself as it grows.
 
     Returns:
@@ -82,6 +82,7 @@ def range_test(
 
     Raises:
         ValueError: For settings out of range, before any step.
+        RankError: Where another rank has failed; everything restored.
         KeyboardInterrupt: On Ctrl-C, everything restored; the points so far are its attribute ``curve``.
 
     Source:
@@ -98,10 +99,12 @@ def range_test(
     rates = _rates(work, start_lr, end_lr, num_iter, step_mode)
     _check(work, momentum, val_batches, repeats)
     curves: list[LRCurve] = []
+    progress = progress and work.ranks.first
     with (
         LiveCurve(curves, rates, shown=progress) as live,
         preserve(work, snapshot) as start,
         Bar("range test", num_iter * repeats, shown=progress and not live.on) as bar,
+        work.ranks.together(),
     ):
         try:
             for repeat in range(repeats):
@@ -168,6 +171,7 @@ class Sweep:
         self.losses: list[float] = []
         self.targets: list[list[Any]] = []  # of each step
         self._numbers = 0
+        self._cut_short = False  # by an error or Ctrl-C, perhaps on this rank alone
         # The group with the largest rate speaks for all.
         self._reference = int(rates.sum(axis=1).argmax())
         self._lrs: list[float] = rates[self._reference].tolist()
@@ -185,8 +189,9 @@ class Sweep:
             try:
                 self._run(groups)
             except BaseException as stop:
-                self.status = "interrupted"
-                for loss in map(float, self._unread):
+                self.status, self._cut_short = "interrupted", True
+                # Of several ranks the others may be elsewhere by now, and not there to take the mean with.
+                for loss in map(float, self._unread) if self.work.ranks.size == 1 else ():
                     self.losses.append(loss)
                     self.rule.after(loss)
                 if isinstance(stop, KeyboardInterrupt):
@@ -231,8 +236,8 @@ class Sweep:
     def _read(self) -> bool:
         """Bring the losses of a block home; True if the sweep is over. What lies behind the stop is dropped."""
         unread = self._unread
-        tensors = [loss for loss in unread if isinstance(loss, Tensor)] if len(unread) > 1 else []
-        losses = torch.stack(tensors).tolist() if tensors else [float(loss) for loss in unread]
+        tensors = [loss for loss in unread if isinstance(loss, Tensor)]
+        losses = self.work.losses(tensors) if tensors else [float(loss) for loss in unread]
         unread.clear()
         for loss in losses:
             lr = self._lrs[len(self.losses)]
@@ -244,7 +249,7 @@ class Sweep:
             if verdict is not None:
                 self.status = verdict
                 return True
-            if self.on_point is not None and self.on_point(lr, loss) is True:
+            if self.on_point is not None and self.work.ranks.any(self.on_point(lr, loss) is True):
                 self.status = "interrupted"
                 return True
         return False
@@ -261,12 +266,16 @@ class Sweep:
             "optimizer": type(work.optimizer).__name__,
             "batch_size": work.batch_size,
             "accumulation_steps": work.accumulation_steps,
+            "ranks": work.ranks.size,
             "loss": "training" if self.val_batches is None else "validation",
             "notes": [],
         }
         # Of the points alone: steps behind the stop depend on how far the reading of losses lags.
         targets = [part for of_step in self.targets[:points] for part in of_step]
-        if (constant := constant_loss(work.criterion, targets)) is not None:
+        constant = constant_loss(work.criterion, targets)
+        if not self._cut_short:  # then all ranks are here, to return the same curve: that of rank 0's targets
+            constant = work.ranks.from_first(lambda: constant)
+        if constant is not None:
             facts["constant_loss"] = constant
         if work.train_loader is not None and not rewinds(work.train_loader):
             facts["notes"].append(

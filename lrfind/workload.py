@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,10 @@ from torch.nn.parameter import is_lazy
 
 from lrfind.batches import Batch, batch_size, fast, steps_per_epoch, to_device
 from lrfind.metrics import Accuracy, Metric
+from lrfind.preserve import data_preserved
+from lrfind.ranks import ranks_of, unwrapped
+from lrfind.shards import Shards, equal_sizes, fewest, has_epochs, refuse_same_data
+from lrfind.validation import modes_restored, validate
 
 LossFn = Callable[[nn.Module, Batch], "Tensor | tuple[Tensor, Any, Any]"]
 
@@ -22,7 +25,7 @@ LossFn = Callable[[nn.Module, Batch], "Tensor | tuple[Tensor, Any, Any]"]
 class StepResult(NamedTuple):
     """Outcome of one optimizer step."""
 
-    loss: Tensor  # 0-d, detached, on the device: mean over the step's samples
+    loss: Tensor  # 0-d, detached, on the device: mean over the step's samples; of several ranks, what is to be averaged
     stepped: bool  # False when the grad scaler found an overflow and left the weights alone
 
 
@@ -50,6 +53,14 @@ class Workload:
         clip_grad_norm: Largest norm of the gradient over the optimizer's parameters. Default: no clipping.
         metrics: Name to object with ``update(outputs, targets)``, ``compute()`` and ``reset()`` (torchmetrics
             fits), for validation. Default: accuracy (0 to 1) for ``nn.CrossEntropyLoss``, else none.
+
+    With a model wrapped in ``DistributedDataParallel``, or sharded by ``fully_shard``, the workload is that of all
+    its processes: each builds it, from a loader of its own part of the data (``DistributedSampler``), and calls the
+    same things. Losses are means over all samples of a step, validation and metrics over those of all ranks; a pass
+    has as many batches as the rank with the fewest; a sampler's ``set_epoch`` is called.
+
+    Attributes:
+        ranks: The processes that train the model together (``lrfind.ranks.Ranks``), most often one.
 
     Raises:
         ValueError: For anything of the above that cannot work, before any training.
@@ -94,6 +105,8 @@ class Workload:
         self._check_settings()
         self._check_loaders()
         self.metrics = self._checked(metrics)
+        self.ranks = ranks_of(model)
+        self._meet()
         self.device = next(model.parameters()).device if device is None else torch.device(device)
         for module in (model, criterion, loss_fn):
             if isinstance(module, nn.Module) and _is_elsewhere(module, self.device):
@@ -202,6 +215,21 @@ class Workload:
                 )
         return dict(metrics)
 
+    def _meet(self) -> None:
+        """Agree with the other ranks on how the training data are read."""
+        self._fewest: int | None = None
+        self._equal_sizes = True
+        if self.ranks.size > 1 and self.train_loader is not None:
+            with data_preserved(self):
+                refuse_same_data(self.train_loader, self.ranks)
+            self._fewest = fewest(self.train_loader, self.ranks)
+            self._equal_sizes = equal_sizes(self.train_loader, self.ranks)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model without its DDP wrapper, if it has one: what is saved, averaged and validated."""
+        return unwrapped(self.model)
+
     @property
     def batch_size(self) -> int | None:
         """Samples per batch where the training loader says so, else None."""
@@ -209,8 +237,17 @@ class Workload:
         size = getattr(loader, "batch_size", None)
         return size if isinstance(size, int) else None
 
-    def batches(self) -> Iterable[Batch]:
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in one pass over the training data; None where the loader has no length."""
+        return steps_per_epoch(self.batches(), self.accumulation_steps)
+
+    def batches(self, epoch: int | None = None) -> Iterable[Batch]:
         """Return the training batches.
+
+        Args:
+            epoch: Number of the pass, for a sampler that orders by it (``set_epoch``); read again, it is the next
+                one's. Default: the number that the sampler has.
 
         Raises:
             ValueError: If the workload has no ``train_loader``.
@@ -220,7 +257,10 @@ class Workload:
                 "train_loader is needed to take steps; got None. "
                 "Pass it to Workload(model, optimizer, criterion, train_loader)."
             )
-        return self.read(self.train_loader)
+        if self.ranks.size == 1 and not has_epochs(self.train_loader):
+            return self.read(self.train_loader)
+        least = self._fewest if self.ranks.size > 1 else steps_per_epoch(self.train_loader)
+        return Shards(self.read(self.train_loader), self.ranks, batches=least, epoch=epoch)
 
     def read(self, loader: Iterable[Batch]) -> Iterable[Batch]:
         """Return a loader's batches, read the fastest way that changes nothing (``lrfind.batches.fast``)."""
@@ -234,14 +274,21 @@ class Workload:
         """
         self._drop_gradients()
         total: Tensor | None = None
-        for batch, (samples, of) in zip(group, self.shares(group), strict=True):
-            loss = self._training_loss(batch)
-            if of != 1:
-                loss = loss * samples / of
-            (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        for number, (batch, (samples, of)) in enumerate(zip(group, self.shares(group), strict=True), start=1):
+            with self._sums_up(last=number == len(group)):
+                loss = self._training_loss(batch)
+                if samples != of:
+                    loss = loss * samples / of
+                (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a group holds at least one batch"
         return StepResult(total, self._update())
+
+    def _sums_up(self, *, last: bool) -> AbstractContextManager[None]:
+        """Have ranks under DDP send their gradients once a step, with the last batch of the group."""
+        if last or not isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self.model.no_sync()
 
     def _drop_gradients(self) -> None:
         if getattr(self.optimizer.zero_grad, "__func__", None) is not torch.optim.Optimizer.zero_grad:
@@ -253,7 +300,13 @@ class Workload:
                 parameter.grad = None
 
     def shares(self, group: Sequence[Batch]) -> list[tuple[int, int]]:
-        """Return ``(samples, of)`` for each batch of a group: the share of its loss in the step's mean."""
+        """Return ``(samples, of)`` for each batch of a group: the share of its loss in the step's mean.
+
+        Of several ranks, in the mean of what the ranks add up, which torch takes of their gradients.
+        """
+        if not self._equal_sizes:
+            sizes = [batch_size(batch) for batch in group]
+            return [(size * self.ranks.size, total) for total in [self.ranks.total(sum(sizes))] for size in sizes]
         if len(group) == 1:
             return [(1, 1)]
         sizes = [batch_size(batch) for batch in group]
@@ -261,6 +314,11 @@ class Workload:
         if len(set(sizes)) == 1:
             return [(1, len(group))] * len(group)
         return [(size, sum(sizes)) for size in sizes]
+
+    def losses(self, results: Sequence[Tensor]) -> list[float]:
+        """Bring the losses of several steps home from the device, in one transfer: means over all ranks."""
+        values = torch.stack(list(results)).tolist() if len(results) > 1 else [float(loss) for loss in results]
+        return self.ranks.means(values)
 
     def _update(self) -> bool:
         scaler = self.grad_scaler
@@ -321,7 +379,6 @@ class Workload:
             )
         return loss
 
-    @torch.no_grad()
     def evaluate(
         self,
         loader: Iterable[Batch] | None = None,
@@ -333,13 +390,17 @@ class Workload:
         """Return the mean loss per sample, and the metrics, over a loader in eval mode.
 
         Args:
-            loader: What to evaluate on. Default: ``val_loader``.
+            loader: What to evaluate on. Default: ``val_loader``. Of several ranks each may read a part of its own, or
+                all the same.
             max_batches: Read only so many batches from its start. Default: all.
-            metrics: Whether to compute the metrics as well.
+            metrics: Whether to compute the metrics as well. Of several ranks' metrics the mean by samples is taken,
+                which is right for accuracy and other means over samples, and for those that add up over ranks
+                themselves, as torchmetrics' do.
             model: Evaluate this one in place of the workload's, such as one with averaged weights.
 
         Returns:
-            ``{"loss": ..., name: ...}``. Every submodule is in its former train/eval mode again.
+            ``{"loss": ..., name: ...}``, on every rank the same. Every submodule is in its former train/eval mode
+            again.
 
         Raises:
             ValueError: If there is no loader or it yields no batch.
@@ -347,36 +408,9 @@ class Workload:
         loader = self.val_loader if loader is None else loader
         if loader is None:
             raise ValueError("val_loader is needed to evaluate; got None. Pass it to Workload, or to evaluate().")
-        chosen = self.metrics if metrics else {}
-        for metric in chosen.values():
-            metric.reset()
-            if isinstance(metric, nn.Module):
-                metric.to(self.device)
-        losses: list[Tensor] = []
-        sizes: list[int] = []
-        model = self.model if model is None else model
-        with modes_restored(model):
-            model.eval()
-            for batch in islice(self.read(loader), max_batches):
-                loss, outputs, targets = self.forward(batch, model)
-                losses.append(loss.detach())
-                sizes.append(batch_size(batch))
-                if chosen and outputs is None:
-                    raise ValueError(
-                        f"metrics need outputs and targets; got a loss_fn that returns the loss alone, and the metrics "
-                        f"{', '.join(chosen)}. Return (loss, outputs, targets) from loss_fn."
-                    )
-                for metric in chosen.values():
-                    metric.update(outputs, targets)
-        if not losses:
-            raise ValueError(
-                f"val_loader must yield at least one batch; got none from {loader!r}. Check that its dataset is not "
-                "empty, and that it is no generator, which ends after one pass."
-            )
-        # One transfer for the whole pass, and a sum that does not depend on the device's precision.
-        values = torch.stack(losses).tolist()
-        mean = math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
-        return {"loss": mean} | {name: float(metric.compute()) for name, metric in chosen.items()}
+        return validate(
+            self, loader, self.module if model is None else model, self.metrics if metrics else {}, max_batches
+        )
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -385,21 +419,6 @@ class Workload:
             if not self.model.training:
                 self.model.train()
             yield
-
-
-@contextmanager
-def modes_restored(model: nn.Module) -> Iterator[None]:
-    """Give every submodule its own train/eval mode back on exit, error or not."""
-    modes = [(module, module.training) for module in model.modules()]
-    mode = model.training
-    try:
-        yield
-    finally:
-        # First as a whole: modules with a train() of their own (merged adapters) undo what eval() did to them.
-        if model.training != mode:
-            model.train(mode)
-        for module, training in modes:
-            module.training = training
 
 
 def _pair(batch: Batch) -> tuple[Any, Any]:

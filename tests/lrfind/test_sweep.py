@@ -645,6 +645,7 @@ def test_facts_say_how_it_came_about(tmp_path):
         "optimizer": "Adam",
         "batch_size": 8,
         "accumulation_steps": 2,
+        "ranks": 1,
         "loss": "training",
         "constant_loss": pytest.approx(-(shares * shares.log()).sum().item(), rel=0.02),
         "notes": [],
