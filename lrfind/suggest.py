@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,6 +88,16 @@ class Suggestion:
 
     def __str__(self) -> str:
         return f"max_lr {self.lr:.2g} ({self.low:.2g} to {self.high:.2g}), rule {self.rule}"
+
+    def _repr_html_(self) -> str:
+        # What a notebook shows of a cell that ends in a suggestion. No colours: it may be light or dark.
+        lines = [
+            f"<b>max_lr {self.lr:.3g}</b>, rule {html.escape(self.rule)}",
+            f"trust range {self.low:.2g} to {self.high:.2g}",
+            html.escape(self.evidence),
+            *(f"&#9888; {html.escape(warning)}" for warning in self.warnings),
+        ]
+        return "<br>".join(filter(None, lines))
 
 
 def level(curve: LRCurve) -> float:

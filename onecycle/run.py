@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,9 +33,9 @@ class Retry:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A training run.
+    """A training run; its repr is a line of outcome.
 
     Attributes:
         max_lr: Peak learning rate used (of the parameter group with the largest).
@@ -64,7 +64,11 @@ class Run:
     notes: tuple[str, ...] = ()
     out_dir: Path | None = None
     scheduler: OneCycleLR | None = None
-    ema_model: nn.Module | None = field(default=None, repr=False)
+    ema_model: nn.Module | None = None
+
+    def __repr__(self) -> str:
+        numbers = "".join(f", {name} {value:.4g}" for name, value in self.validation.items())
+        return f"Run({self.status} after {self.history.rows} steps, max_lr {self.max_lr:.3g}{numbers})"
 
     @property
     def validation(self) -> dict[str, float]:

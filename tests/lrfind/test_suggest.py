@@ -370,3 +370,17 @@ def test_a_suggestion_is_a_number():
     assert float(pick) == pick.lr
     assert pick.steps_used == 0
     assert pick.evidence == "one sweep of 94 steps, lr 1e-07 to 3.3 (diverged), loss 2.3 to 0.528"
+
+
+def test_a_notebook_shows_pick_range_evidence_and_warnings():
+    """Each on a line, escaped, so that a rule's own name or a warning with < shows as it is."""
+    pick = Suggestion(
+        0.1, low=0.03, high=0.3, rule="<lambda>", warnings=("lr < 1e-3. Raise it.",), evidence="one sweep"
+    )
+
+    assert pick._repr_html_().split("<br>") == [
+        "<b>max_lr 0.1</b>, rule &lt;lambda&gt;",
+        "trust range 0.03 to 0.3",
+        "one sweep",
+        "&#9888; lr &lt; 1e-3. Raise it.",
+    ]

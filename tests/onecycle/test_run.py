@@ -91,6 +91,14 @@ def test_a_run_without_a_sweep_has_no_curve(make: Make):
     assert run.summary()["pick"] is None
 
 
+def test_the_repr_of_a_run_is_a_line_of_outcome(make: Make):
+    """How it ended, how long it was, its peak and its last validation: what a notebook shows of it."""
+    run = fit(make(), total_steps=6, max_lr=0.01, progress=False)
+    loss, accuracy = run.validation["val_loss"], run.validation["val_accuracy"]
+    assert repr(run) == f"Run(finished after 6 steps, max_lr 0.01, val_loss {loss:.4g}, val_accuracy {accuracy:.4g})"
+    assert repr(fit(make(val=False), total_steps=6, max_lr=0.01, progress=False)).endswith("steps, max_lr 0.01)")
+
+
 def test_a_folder_without_a_history_is_named(tmp_path: Path):
     """load_history of something else says what to give."""
     with pytest.raises(FileNotFoundError, match=r"holds no history.jsonl. Give the folder of a run made by onecycle"):
