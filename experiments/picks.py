@@ -203,7 +203,7 @@ def by_halving(task: Task, seed: int) -> Said:
 # Without a max_lr: learning-rate-free optimizers on the same steps, at the defaults of their READMEs.
 
 
-def _schedule_free_adamw(parameters: Any) -> torch.optim.Optimizer:
+def schedule_free_adamw(parameters: Any) -> torch.optim.Optimizer:
     import schedulefree
 
     return schedulefree.AdamWScheduleFree(parameters)
@@ -254,7 +254,7 @@ def without_lr(make: Callable[[Any], torch.optim.Optimizer], cosine: bool) -> Ca
                     scheduler.step()
             if switch[1] is not None:
                 switch[1]()
-                _measure_batch_norm(work)
+                measure_batch_norm(work)
         worst = task.constant_score()
         values = work.evaluate() if math.isfinite(loss) else {"loss": math.inf, task.score: -math.inf}
         score, val_loss = values[task.score], values["loss"]
@@ -269,7 +269,7 @@ def without_lr(make: Callable[[Any], torch.optim.Optimizer], cosine: bool) -> Ca
     return ask
 
 
-def _measure_batch_norm(work: Workload) -> None:
+def measure_batch_norm(work: Workload) -> None:
     """Read 50 batches with the averaged weights, as schedulefree's README asks where there is BatchNorm."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in work.model.modules()):
         with torch.no_grad():
@@ -294,7 +294,7 @@ ROWS: Mapping[str, Row] = {
         Row("refine", "ours", by_pilots("refine")),
         Row("random search", "search", by_random_search),
         Row("successive halving", "search", by_halving),
-        Row("schedule-free AdamW", "free", without_lr(_schedule_free_adamw, cosine=False), 1, ONE_SEED, "schedulefree"),
+        Row("schedule-free AdamW", "free", without_lr(schedule_free_adamw, cosine=False), 1, ONE_SEED, "schedulefree"),
         Row("schedule-free SGD", "free", without_lr(_schedule_free_sgd, cosine=False), 1, ONE_SEED, "schedulefree"),
         Row("Prodigy, cosine", "free", without_lr(_prodigy, cosine=True), 1, ONE_SEED, "prodigyopt"),
         Row("D-Adaptation Adam, cosine", "free", without_lr(_dadapt_adam, cosine=True), 1, ONE_SEED, "dadaptation"),
