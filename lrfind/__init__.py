@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lrfind.compare import Comparison, compare
 from lrfind.curve import LRCurve
+from lrfind.fields import FieldTest, field_test, momentum_test, weight_decay_test
 from lrfind.metrics import Accuracy
 from lrfind.preserve import preserve
 from lrfind.suggest import RULES, NoSuggestion, Suggestion, suggest
@@ -27,14 +29,20 @@ if TYPE_CHECKING:
 __all__ = [
     "RULES",
     "Accuracy",
+    "Comparison",
+    "FieldTest",
     "LRCurve",
     "LRFinder",
     "NoSuggestion",
     "Suggestion",
     "Workload",
+    "compare",
+    "field_test",
+    "momentum_test",
     "preserve",
     "range_test",
     "suggest",
+    "weight_decay_test",
 ]
 
 

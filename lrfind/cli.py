@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import arg
 
 from lrfind import console
+from lrfind.compare import compare
 from lrfind.console import Rates, Target, WorkloadOptions, default
 from lrfind.curve import LRCurve
 from lrfind.plot import save_picture
@@ -114,13 +115,7 @@ class Suggest:
     def run(self) -> int:
         """Print the pick, or all of them."""
         _check_rule(self.rule)
-        path = self.curve / CURVE if self.curve.is_dir() else self.curve
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"CURVE must be a file that lrfind sweep wrote, or its folder; got {self.curve}, where there is none. "
-                "Correct the path, or measure a curve: lrfind sweep TARGET."
-            )
-        curve = LRCurve.load(path)
+        curve = _load(self.curve)
         if self.all_rules:
             _print_rules(curve)
         else:
@@ -128,13 +123,41 @@ class Suggest:
         return 0
 
 
-Commands = Annotated[Sweep, tyro.conf.subcommand("sweep")] | Annotated[Suggest, tyro.conf.subcommand("suggest")]
+@dataclass(frozen=True)
+class Compare:
+    """Compare curves that were saved: a table, and all of them in one picture."""
+
+    curves: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="CURVE [CURVE ...]")]
+    """Each curve.json, or the folder that holds it."""
+    rule: str = DEFAULT_RULE
+    """Rule of the picks: one that lrfind suggest --all-rules lists."""
+    out_dir: Annotated[Path, arg(metavar="DIR")] = Path()
+    """Folder for comparison.png."""
+
+    def run(self) -> int:
+        """Print the table and draw the picture."""
+        _check_rule(self.rule)
+        comparison = compare({name: _load(path) for name, path in _named(self.curves).items()}, self.rule)
+        folder = console.results_folder(self.out_dir, "comparison")
+        print(comparison)
+        save_picture(folder / "comparison.png", comparison.plot, width=8.5)
+        print(f"In {folder}: comparison.png")
+        return 0
+
+
+Commands = (
+    Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Suggest, tyro.conf.subcommand("suggest")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command ``lrfind``; returns its exit status (``lrfind.console.run``)."""
     words = sys.argv[1:] if argv is None else argv
-    command: Sweep | Suggest = console.parse("lrfind", "Find max_lr by a learning-rate range test.", Commands, words)
+    command: Sweep | Suggest | Compare = console.parse(
+        "lrfind", "Find max_lr by a learning-rate range test.", Commands, words
+    )
     return console.run("lrfind", command.run)
 
 
@@ -149,6 +172,33 @@ def _check_free(folder: Path | None) -> None:
         raise FileExistsError(
             f"out_dir must not hold a curve yet; got {folder}, which has a {CURVE}. Give another --out-dir, or none."
         )
+
+
+def _load(path: Path) -> LRCurve:
+    file = path / CURVE if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"CURVE must be a file that lrfind sweep wrote, or its folder; got {path}, where there is none. "
+            "Correct the path, or measure a curve: lrfind sweep TARGET."
+        )
+    return LRCurve.load(file)
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name each curve after its file or folder, or by the whole path where that would not tell them apart."""
+    if not paths or len(set(paths)) < len(paths):
+        given = ", ".join(map(str, paths)) or "none"
+        raise ValueError(
+            f"CURVE must be one or more files or folders, none of them twice; got {given}. Name each once."
+        )
+    names = [_short_name(path.absolute()) for path in paths]
+    return {(str(path) if names.count(name) > 1 else name): path for name, path in zip(names, paths, strict=True)}
+
+
+def _short_name(path: Path) -> str:
+    if path.name == CURVE:
+        return path.parent.name
+    return path.name if path.is_dir() else path.stem
 
 
 def _print_pick(pick: Suggestion) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from lrfind.curve import LRCurve, NoSuggestion
-from lrfind.palette import PICK, RANGE, RAW, TRAIN_LOSS
+from lrfind.palette import METRIC, PICK, RANGE, RAW, TRAIN_LOSS, VAL_LOSS
 from lrfind.smoothing import is_number
 from lrfind.suggest import Suggestion, suggest
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _HEADROOM = 0.35
 """Part of the drop that is shown above the start: a blow-up runs out of the picture."""
 _MARKERS = "ovs^D*Xp"
+_COLORS = (TRAIN_LOSS, PICK, METRIC, VAL_LOSS, RAW)
+_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (9, 2, 1, 2, 1, 2)))
 
 
 def plot_curve(
@@ -96,6 +98,111 @@ def plot_progress(ax: Axes, curve: LRCurve, steps: int, end_lr: float) -> None:
     ax.set_ylabel("loss")
 
 
+def plot_comparison(
+    curves: Mapping[str, LRCurve],
+    picks: Mapping[str, Suggestion],
+    reasons: Mapping[str, str],
+    ax: Axes | None = None,
+    *,
+    chosen: str | None = None,
+) -> Axes:
+    """Draw several curves, smoothed, each with its pick as a marker and its name beside the picture.
+
+    A thin line leads from each name to its curve: to the pick, or to the last point where there is none. Every curve
+    has a line style and a marker of its own, so that grey will do.
+
+    Args:
+        curves: name to curve.
+        picks: the suggestions to mark; of curves that have one.
+        reasons: why the others have none; stands below the picture.
+        ax: where to draw; by default the axes of a new figure.
+        chosen: name of a curve to be drawn thick.
+
+    Returns:
+        The axes drawn on.
+    """
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        _, ax = plt.subplots(figsize=(8.4, 4.4), layout="constrained")
+    ax.set_xscale("log")
+    smoothed = {name: curve.smoothed() for name, curve in curves.items()}
+    drawn = [name for name in curves if np.isfinite(smoothed[name]).any()]
+    if drawn:
+        lows, highs = zip(*(loss_range(curves[name], smoothed[name]) for name in drawn), strict=True)
+        ax.set_ylim(min(lows), max(highs))
+    looks, ends = {}, {}
+    for index, name in enumerate(curves):
+        looks[name] = {
+            "color": _COLORS[index % len(_COLORS)],
+            # Neighbours differ in both, and a pair comes again only after 25 curves.
+            "linestyle": _STYLES[(index + index // len(_COLORS)) % len(_STYLES)],
+            "linewidth": 3.0 if name == chosen else 1.7,
+            "marker": _MARKERS[index % len(_MARKERS)] if name in picks else "",
+        }
+        if name in drawn:
+            ends[name] = _end(curves[name], smoothed[name], picks.get(name), ax.get_ylim()[1])
+            ax.plot(curves[name].lr, smoothed[name], **{**looks[name], "marker": ""})
+        if name in picks:
+            at_pick = {**looks[name], "linestyle": "none", "markeredgecolor": ax.get_facecolor()}
+            ax.plot(*ends[name], **at_pick, markersize=9, zorder=4)
+    kinds = sorted({str(curve.facts.get("loss", "training")) for curve in curves.values()})
+    _name_axes(ax, f"{len(curves)} range tests, and the max_lr of each", " and ".join(kinds))
+    labels = {name: f"{name}: {picks[name].lr:.2g}" if name in picks else f"{name}: none" for name in curves}
+    _label_lines(ax, labels, looks, ends, chosen)
+    _remark(ax, [f"{name}: no suggestion. {reason}" for name, reason in reasons.items()])
+    return ax
+
+
+def _end(curve: LRCurve, smoothed: np.ndarray, pick: Suggestion | None, top: float) -> tuple[float, float]:
+    """Return where a name's leader meets its curve: at the pick, else at the last point that can be seen."""
+    if pick is not None:
+        return pick.lr, _height(curve, smoothed, pick.lr)
+    last = int(np.flatnonzero(smoothed <= top)[-1])
+    return float(curve.lr[last]), float(smoothed[last])
+
+
+def _label_lines(
+    ax: Axes,
+    labels: Mapping[str, str],
+    looks: Mapping[str, dict[str, Any]],
+    ends: Mapping[str, tuple[float, float]],
+    chosen: str | None,
+) -> None:
+    """Write names to the right of the axes, as near to the height of their lines' ends as they find room."""
+    size = 0.9 * float(ax.xaxis.label.get_fontsize())
+    figure = ax.get_figure(root=True)
+    assert figure is not None, "axes to draw on belong to a figure"
+    gap = 1.5 * size / (ax.get_window_extent().height * 72 / figure.dpi)
+    low, high = ax.get_ylim()
+    wanted = {name: (ends[name][1] - low) / (high - low) if name in ends else 0.0 for name in labels}
+    names = sorted(labels, key=lambda name: -wanted[name])
+    heights: list[float] = []
+    for name in names:
+        heights.append(min(wanted[name], heights[-1] - gap if heights else 1.0))
+    # Room is made downwards; what that pushed out at the bottom goes up again, as far as the top allows.
+    heights = [min(max(height, gap * (len(names) - 1 - rank)), 1 - gap * rank) for rank, height in enumerate(heights)]
+    for name, height in zip(names, heights, strict=True):
+        ax.plot([1.03, 1.10], [height] * 2, **looks[name], markevery=[1], transform=ax.transAxes, clip_on=False)
+        ax.annotate(
+            labels[name],
+            xy=(1.12, height),
+            xycoords="axes fraction",
+            verticalalignment="center",
+            fontsize=size,
+            fontweight="bold" if name == chosen else "normal",
+            annotation_clip=False,
+        )
+        if name in ends:
+            ax.annotate(
+                "",
+                xy=ends[name],
+                xytext=(1.03, height),
+                textcoords="axes fraction",
+                arrowprops={"arrowstyle": "-", "color": RAW, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
+            )
+
+
 def _draw_losses(ax: Axes, curve: LRCurve, smoothed: np.ndarray) -> None:
     ax.set_xscale("log")
     number = is_number(curve.loss)
@@ -144,11 +251,9 @@ def _mark_rules(ax: Axes, curve: LRCurve, smoothed: np.ndarray, rules: Sequence[
             lr = suggest(curve, name).lr
         except NoSuggestion:
             continue
-        finite = np.isfinite(smoothed)
-        height = float(np.interp(math.log(lr), np.log(curve.lr[finite]), smoothed[finite]))
         ax.plot(
             lr,
-            height,
+            _height(curve, smoothed, lr),
             linestyle="none",
             marker=marker,
             markersize=8,
@@ -157,6 +262,11 @@ def _mark_rules(ax: Axes, curve: LRCurve, smoothed: np.ndarray, rules: Sequence[
             label=f"{name}: {lr:.2g}",
             zorder=4,
         )
+
+
+def _height(curve: LRCurve, smoothed: np.ndarray, lr: float) -> float:
+    finite = np.isfinite(smoothed)
+    return float(np.interp(math.log(lr), np.log(curve.lr[finite]), smoothed[finite]))
 
 
 def _title(curve: LRCurve) -> str:
@@ -171,6 +281,11 @@ def _title(curve: LRCurve) -> str:
 def _dress(ax: Axes, curve: LRCurve, title: str, remarks: Sequence[str] = ()) -> None:
     _name_axes(ax, title, str(curve.facts.get("loss", "training")))
     ax.legend(loc="lower left", fontsize="small", framealpha=0.7)
+    _remark(ax, remarks)
+
+
+def _remark(ax: Axes, remarks: Sequence[str]) -> None:
+    """Write sentences below the picture."""
     if remarks:
         size = 0.8 * float(ax.xaxis.label.get_fontsize())
         figure = ax.get_figure(root=True)

@@ -157,7 +157,7 @@ def suggest(curve: LRCurve, rule: str | Rule | None = None) -> Suggestion:
         ...
     lrfind.curve.NoSuggestion: Too few points: 3, and at least 10 are needed. Sweep in more steps (num_iter).
     """
-    name, function = _resolve(rule)
+    name, function = resolve(rule)
     shape = _checked_shape(curve)
     ours = _picks(curve, level)
     picks = ours if function is level else _picks(curve, function, name)
@@ -174,7 +174,12 @@ def suggest(curve: LRCurve, rule: str | Rule | None = None) -> Suggestion:
     )
 
 
-def _resolve(rule: str | Rule | None) -> tuple[str, Rule]:
+def resolve(rule: str | Rule | None) -> tuple[str, Rule]:
+    """Return a rule's name and the rule.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
     if rule is None:
         rule = DEFAULT_RULE
     if isinstance(rule, str) and rule in RULES:

@@ -214,6 +214,35 @@ def test_all_rules_is_a_table_of_every_rules_pick(capsys):
     assert rows[0] == f"{'level':<9}  {curve.suggest('level').lr:.2g}  (default)"
 
 
+def test_compare_prints_a_table_and_draws_one_picture(folder, capsys):
+    """A row per curve, named after its folder or file; one that gives no pick has its reason and stops nothing."""
+    main(["sweep", "task.py:make", "--start-lr", "1e-4", "--out-dir", "v1.0"])
+    curve = lrfind.LRCurve.load(folder / "v1.0" / "curve.json")
+    curve.save(folder / "same.json")
+    lrfind.LRCurve(curve.lr[:5], curve.loss[:5], "too few points").save(folder / "short.json")
+    capsys.readouterr()
+
+    assert main(["compare", "v1.0", "same.json", "short.json", "--rule", "minimum", "--out-dir", "out"]) == 0
+
+    curves = {"v1.0": curve, "same": curve, "short": lrfind.LRCurve.load(folder / "short.json")}
+    assert capsys.readouterr().out == f"{lrfind.compare(curves, 'minimum')}\nIn out: comparison.png\n"
+    assert (folder / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_tells_curves_of_one_name_apart(folder, capsys):
+    """Their whole paths are in the table, as given."""
+    curve = lrfind.LRCurve([0.1], [2.0], "too few points")
+    for name in "ab":
+        (folder / name / "out").mkdir(parents=True)
+        curve.save(folder / name / "out" / "curve.json")
+
+    assert main(["compare", "a/out", "b/out/curve.json"]) == 0
+
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows[1:3]] == ["a/out", "b/out/curve.json"]
+    assert (folder / "comparison.png").exists()
+
+
 BAD = [
     ("sweep digit", r"TARGET must be digits, mnist or fashion-mnist, .* got 'digit'"),
     ("sweep task.py:mike", r"task\.py:mike must name a function"),
@@ -231,6 +260,11 @@ BAD = [
     ("suggest no.json", r"CURVE must be a file that lrfind sweep wrote, or its folder; got no\.json"),
     ("suggest .", r"got \., where there is none"),
     ("suggest task.py", r"task\.py is not a saved LRCurve"),
+    ("compare task.py no.json", r"task\.py is not a saved LRCurve"),
+    ("compare no.json", r"CURVE must be a file that lrfind sweep wrote, or its folder; got no\.json"),
+    ("compare a.json a.json", r"CURVE must be one or more .*, none of them twice; got a\.json, a\.json\."),
+    ("compare", r"CURVE must be one or more files or folders, none of them twice; got none\."),
+    ("compare a.json --rule best", r"rule must be one of level, steepest, .*; got 'best'"),
 ]
 
 
@@ -254,8 +288,8 @@ def test_a_curve_is_not_overwritten(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "Expected one of {sweep, suggest}"),
-        ("swep digits", "Available subcommands: sweep, suggest"),
+        ("", "Expected one of {sweep, suggest, compare}"),
+        ("swep digits", "Available subcommands: sweep, suggest, compare"),
         ("sweep", "TARGET"),
         ("sweep digits --num-itter 5", "Perhaps you meant:"),
         ("sweep digits --num-iter five", "invalid literal for int() with base 10: 'five'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,9 +13,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
+from lrfind.compare import compare
 from lrfind.curve import LRCurve
 from lrfind.palette import PICK
-from lrfind.plot import plot_curve
+from lrfind.plot import plot_curve, plot_progress
 from lrfind.suggest import Suggestion
 
 LR = np.geomspace(1e-7, 10, 100)
@@ -143,3 +145,89 @@ def test_remarks_lie_inside_the_picture():
 def test_validation_sweeps_say_so():
     """The axis names the loss that was swept."""
     assert curve(facts={"loss": "validation"}).plot().get_ylabel() == "validation loss"
+
+
+# -- a sweep that runs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [1, 2, 40])
+def test_progress_is_drawn_over_the_whole_range(points):
+    """The axis of rates stands still while the points come; the title tells where the sweep is. No pick yet."""
+    _, ax = plt.subplots()
+    plot_progress(ax, LRCurve(LR[:points], curve().loss[:points], "interrupted"), 100, 10.0)
+
+    assert ax.get_xlim() == (LR[0], 10.0)
+    assert ax.get_title(loc="left").startswith(f"step {points} of 100, lr ")
+    assert legend(ax) == ["raw", "smoothed"]
+    assert ax.get_ylabel() == "loss"
+
+
+# -- several curves ----------------------------------------------------------------------------------------------
+
+
+def several(number: int) -> dict[str, LRCurve]:
+    return {f"net {index}": curve(loss=curve().loss * (1 - 0.05 * index)) for index in range(number)}
+
+
+def names(ax: Axes) -> list[str]:
+    """The labels beside the picture, from the top down."""
+    beside = [text for text in ax.texts if text.get_text() and text.xy[0] > 1]
+    return [text.get_text() for text in sorted(beside, key=lambda text: -text.xy[1])]
+
+
+def test_each_curve_is_drawn_and_named_with_its_pick():
+    """One line, one marker at the pick and one label a curve, in an order of their heights."""
+    drawn = compare(several(3))
+    ax = drawn.plot()
+
+    assert names(ax) == [f"net {index}: {drawn.picks[f'net {index}'].lr:.2g}" for index in (0, 1, 2)]
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 100]
+    markers = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    assert len(lines) == 3
+    assert [float(marker.get_xdata()[0]) for marker in markers] == [pick.lr for pick in drawn.picks.values()]
+
+
+def test_curves_differ_in_grey():
+    """Of 25 curves no two share line style and colour, and neighbours share neither style nor marker."""
+    ax = compare(several(25)).plot()
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 100]
+    markers = [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1]
+    styles = [str(line._unscaled_dash_pattern) for line in lines]  # get_linestyle says "--" of every custom one
+
+    assert len({(line.get_color(), style) for line, style in zip(lines, styles, strict=True)}) == 25
+    for seen in (styles, markers):
+        assert all(one != other for one, other in pairwise(seen))
+
+
+def test_names_do_not_overlap():
+    """However close the curves are, their labels stand apart, and inside the picture."""
+    ax = compare({f"net {index}": curve() for index in range(12)}).plot()
+    ax.figure.canvas.draw()
+
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    boxes.sort(key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
+    assert all(ax.figure.bbox.y0 <= box.y0 and box.y1 <= ax.figure.bbox.y1 for box in boxes)
+    assert all(box.x1 <= ax.figure.bbox.x1 for box in boxes)
+
+
+def test_a_curve_without_a_pick_is_drawn_with_its_reason():
+    """It has a line and a name but no marker; curves of no number, and of no points, have their names."""
+    flat = curve(loss=np.full(100, 2.3), status="range end")
+    nothing = curve(loss=np.full(100, math.nan), status="non-finite")
+    ax = compare({"good": curve(), "flat": flat, "nan": nothing, "empty": LRCurve([], [], "too few points")}).plot()
+
+    assert set(names(ax)) == {"good: 0.053", "flat: none", "nan: none", "empty: none"}
+    assert len([line for line in ax.lines if len(line.get_xdata()) == 1]) == 1
+    assert "! flat: no suggestion. The loss never fell" in remarks(ax)
+    assert "! empty: no suggestion. Too few points: 0" in remarks(ax)
+    ax.figure.canvas.draw()
+
+
+def test_a_comparison_is_drawn_on_the_axes_it_is_given():
+    """With ax no figure is made, and both kinds of loss are named."""
+    _, ax = plt.subplots()
+
+    assert compare({"a": curve(), "b": curve(facts={"loss": "validation"})}).plot(ax) is ax
+    assert len(plt.get_fignums()) == 1
+    assert ax.get_ylabel() == "training and validation loss"
