@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 # One thread: the net is so small that a second one only waits for the first.
 demo: $(VENV)/examples.stamp
@@ -23,8 +23,12 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# The documentation site, in site/. The variable silences advice about another site generator.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 # Installed again when pyproject.toml is newer; each set of extras on its own.
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/python

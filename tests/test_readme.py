@@ -7,37 +7,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-import lrfind
-import onecycle
 from lrfind import cli as lrfind_cli
 from lrfind import console
 from onecycle import cli as onecycle_cli
+from tests.reader import python_blocks, readers_own
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
-
-
-def readers_own() -> dict[str, object]:
-    """Return what a reader has: a model, an optimizer, a loss and loaders; and the imports of the first block."""
-    images = torch.randn(320, 10)
-    labels = (images[:, :3].sum(1) > 0).long()
-    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 2))
-    loader = DataLoader(TensorDataset(images, labels), batch_size=32, shuffle=True)
-    return {
-        "model": model,
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-        "criterion": nn.CrossEntropyLoss(),
-        "train_loader": loader,
-        "val_loader": loader,
-        "dict_loader": [{"image": x, "label": y} for x, y in loader],
-        "lrfind": lrfind,
-        "onecycle": onecycle,
-    }
+BLOCKS = python_blocks(TEXT)
 
 
 def test_there_are_python_blocks():

@@ -1,0 +1,163 @@
+"""docs/: the site builds without a warning, asks nothing of the network, and every Python block on it runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import pytest
+
+import lrfind
+import onecycle
+from tests.reader import readers_own
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```python(?: title=\"([^\"]*)\")?\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+# What the title of a block begins with, where it shows another tool; and the module that it needs.
+PEERS = {"the two tools": "torch_lr_finder", "torch-lr-finder": "torch_lr_finder", "fastai": "fastai"}
+PEERS |= {"Lightning": "lightning", "Keras": "keras"}
+LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+
+
+class Scripted(NamedTuple):
+    """The Python blocks of a page that belong together: ours, or those of one other tool."""
+
+    page: Path
+    tool: str | None
+    blocks: list[str]
+
+
+def scripts() -> list[Scripted]:
+    """Return what each page lets its reader run, block after block as in a notebook."""
+    found = []
+    for page in sorted(DOCS.rglob("*.md")):
+        by_tool: dict[str | None, list[str]] = {}
+        for title, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+            tool = next((name for name in PEERS if title.startswith(name)), None)
+            by_tool.setdefault(tool, []).append(code)
+        found += [Scripted(page, tool, blocks) for tool, blocks in by_tool.items()]
+    return found
+
+
+def name_of(script: Scripted) -> str:
+    return script.page.relative_to(DOCS).with_suffix("").as_posix() + (f", {script.tool}" if script.tool else "")
+
+
+@pytest.mark.parametrize("script", scripts(), ids=name_of)
+def test_the_python_blocks_of_a_page_run(script, tmp_path, monkeypatch):
+    """From top to bottom, with the reader's own model and loaders; another tool's where it is installed."""
+    if script.tool is not None and importlib.util.find_spec(PEERS[script.tool]) is None:
+        pytest.skip(f"{PEERS[script.tool]} is not installed")
+    monkeypatch.chdir(tmp_path)
+    names = readers_own() | {"__name__": "page"}
+
+    with warnings.catch_warnings():
+        if script.tool is not None:
+            warnings.simplefilter("ignore")
+        for number, code in enumerate(script.blocks, 1):
+            exec(compile(code, f"{name_of(script)}, Python block {number}", "exec"), names)
+    plt.close("all")
+
+
+def test_there_are_guides_with_code():
+    """Else the test above would test nothing."""
+    assert len([script for script in scripts() if script.page.parent.name == "guides"]) >= 6
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The built site."""
+    for module in ("mkdocs", "material", "mkdocstrings_handlers"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed; the extra docs has it")
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-W", "error::SyntaxWarning", "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    # The variable silences advice about another site generator; warnings of the build are errors by --strict.
+    built = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_the_site_builds_without_a_warning(site):
+    """Links and anchors lead somewhere, docstrings fit their signatures, every page is in the navigation."""
+    assert (site / "index.html").is_file()
+
+
+class Page(HTMLParser):
+    """Ids, and what a browser loads by itself."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.loaded: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids.add(given.get("id") or "")
+        if tag in LOADS and given.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(given.get(LOADS[tag]) or "")
+
+
+def test_a_reader_needs_no_network(site):
+    """No page loads a script, a style, a font or a picture from elsewhere."""
+    asked = [link for path in site.rglob("*.html") for link in Page(path).loaded if re.match(r"(https?:)?//", link)]
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
+
+    assert asked == []
+    assert not re.search(r"url\([\"']?(https?:)?//|@import", styles)
+
+
+def test_every_public_name_is_in_the_reference(site):
+    """Whatever ``lrfind`` and ``onecycle`` export has its place, also what is added later."""
+    ids = set().union(*(Page(path).ids for path in (site / "reference").glob("*.html")))
+
+    public = {f"{module.__name__}.{name}" for module in (lrfind, onecycle) for name in module.__all__}
+
+    assert public - ids == set()
+
+
+def test_every_result_is_on_the_site(site):
+    """Each page of the experiments, with its pictures, and a link to it from the overview."""
+    results = ROOT / "experiments" / "results"
+    pages = [path.relative_to(results) for path in results.rglob("*.md")]
+    overview = (site / "results" / "index.html").read_text(encoding="utf-8")
+
+    assert pages
+    assert [page for page in pages if page.with_suffix(".html").as_posix() not in overview] == []
+    assert [path for path in results.rglob("*.png") if not (site / "results" / path.relative_to(results)).is_file()] == []
+
+
+def test_every_flag_is_on_the_page_of_commands(site):
+    """The page shows what ``--help`` says."""
+    page = (site / "commands.html").read_text(encoding="utf-8")
+
+    assert all(flag in page for flag in ("--three-phase", "--final-div-factor", "--resume", "--val-batches", "--all-rules"))
+
+
+def test_every_message_explained_is_one_that_is_given():
+    """The guide to warnings quotes the code: a message that is reworded there must be reworded here."""
+    guide = (DOCS / "guides" / "warnings.md").read_text(encoding="utf-8")
+    said = "".join(
+        node.value if isinstance(node, ast.Constant) else "…"
+        for name in ("lrfind/suggest.py", "onecycle/auto.py")
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+        if isinstance(node, ast.FormattedValue) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    )
+
+    quoted = re.findall(r"^### (.+)$", guide, flags=re.MULTILINE)
+
+    assert len(quoted) > 15
+    assert [part for quote in quoted for part in quote.split(" … ") if part not in said] == []
