@@ -1,0 +1,542 @@
+"""Does one cycle with our pick reach an accuracy on Fashion-MNIST in fewer epochs than other ways to train?
+
+``python -m experiments.fashion`` trains LeNet and a small residual net, on 12,000 training images (so that a thousand
+epochs fit on one CPU core), and validates on 5,000 others. The data root is the environment variable ``LRFIND_DATA``.
+A planned schedule (one cycle, cosine) is run at every length of 1, 2, 3, 5 and 8 epochs, and its epochs to an
+accuracy are the shortest length that ends there; a run without a plan (constant lr, Adam, schedule-free) is validated
+after each of its 13 epochs, and its first one counts. Grids are run with the first seed, the other seeds at the lr
+that was best with it. Every run is kept in ``experiments/.cache/fashion/``, so a second call resumes. ``--quick``
+does two lengths of a tiny set of random images in a temporary cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import onecycle
+from experiments.machine import as_markdown, describe
+from experiments.picks import measure_batch_norm, schedule_free_adamw
+from experiments.tasks.data import CACHE
+from experiments.tasks.nets import ResNet
+from lrfind.batches import endless, steps_per_epoch
+from lrfind.palette import LR, METRIC, MOMENTUM, TRAIN_LOSS, VAL_LOSS
+from lrfind.workload import Workload
+from lrfind.workloads import images, lenet
+from lrfind.workloads.parts import Split, classifier
+
+RESULTS = Path(__file__).parent / "results" / "fashion"
+VERSION = 1  # raised when train changes what it does
+PACKAGES = ("torchvision", "schedulefree")
+SOURCE = images.Source("fashion-mnist", "FashionMNIST", mean=0.2860, sd=0.3530)
+NETS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
+    "lenet": ("LeNet, 431,080 parameters", lenet.net),
+    "resnet": ("residual net, 3 blocks with BatchNorm, 19,810 parameters", lambda: ResNet(1, (8, 16, 32), 10)),
+}
+TARGETS = tuple(percent / 100 for percent in range(80, 91))
+LOWEST_SHOWN = 70  # percent, in the picture
+HEADLINE = 0.86  # of the pictures and the first table; fixed, as the others, before the first run
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A way to train.
+
+    Args:
+        name: In tables and pictures.
+        planned: Whether the schedule has to know how long the run will be.
+        searched: Whether its lr comes from a grid.
+        look: Colour, marker and line style.
+    """
+
+    name: str
+    planned: bool
+    searched: bool
+    look: tuple[str, str, str]
+
+
+AUTO = Policy("one cycle, auto", True, False, (LR, "o", "-"))
+CYCLE = Policy("one cycle, best of the grid", True, True, (LR, "s", "--"))
+COSINE = Policy("cosine, best of the grid", True, True, (METRIC, "^", "-."))
+CONSTANT = Policy("constant lr, best of the grid", False, True, (TRAIN_LOSS, "D", ":"))
+ADAM = Policy("Adam, 1e-3", False, False, (MOMENTUM, "v", "-"))
+FREE = Policy("schedule-free AdamW", False, False, (VAL_LOSS, "P", "--"))
+POLICIES = (AUTO, CYCLE, COSINE, CONSTANT, ADAM, FREE)
+
+
+class Plan(NamedTuple):
+    """How much is run: images, lengths and grid."""
+
+    train: int = 12_000
+    val: int = 5_000
+    batch_size: int = 128
+    lengths: tuple[int, ...] = (1, 2, 3, 5, 8)
+    longest: int = 13
+    grid: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    random: bool = False  # images drawn from a random generator, for a quick look
+
+
+QUICK = Plan(60, 100, 10, lengths=(1, 2), longest=2, grid=(0.01, 0.1), seeds=(0, 1), random=True)
+
+
+class Job(NamedTuple):
+    """One training run; ``lr`` is None where the policy brings its own."""
+
+    net: str
+    policy: str
+    lr: float | None
+    epochs: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        job: The run.
+        accuracy: Validation accuracy, 0 to 1: after each epoch, or of the end alone for a planned schedule. A run
+            whose loss is not finite ends there, and its last value is 0.
+        lr: The peak, or constant lr; None for schedule-free.
+        search_steps: Optimizer steps before the run, or in attempts that diverged.
+        steps_per_epoch: To make epochs of them.
+        cpu_seconds: All of it, search and validation included.
+    """
+
+    job: Job
+    accuracy: tuple[float, ...]
+    lr: float | None
+    search_steps: int
+    steps_per_epoch: int
+    cpu_seconds: float
+
+    @property
+    def search_epochs(self) -> float:
+        """What the pick cost."""
+        return self.search_steps / self.steps_per_epoch
+
+
+# Training.
+
+
+@functools.cache
+def data(plan: Plan) -> Split:
+    """Return the images; the held-out ones do not depend on how many train."""
+    if plan.random:
+        draw = torch.Generator().manual_seed(0)
+        labels = torch.randint(0, 10, (plan.train + plan.val,), generator=draw)
+        x = torch.randn(len(labels), 1, 28, 28, generator=draw) + 0.3 * labels.view(-1, 1, 1, 1)
+        return Split(x[: plan.train], labels[: plan.train], x[plan.train :], labels[plan.train :])
+    everything = images.split(SOURCE, None, plan.val)
+    return everything._replace(train_x=everything.train_x[: plan.train], train_y=everything.train_y[: plan.train])
+
+
+def workload(job: Job, plan: Plan) -> Workload:
+    """Return what a job trains: SGD with momentum 0.9 and weight decay 5e-4, or Adam without either."""
+    adam = job.policy in (ADAM.name, FREE.name)
+    return classifier(
+        data(plan),
+        NETS[job.net][1],
+        batch_size=plan.batch_size,
+        optimizer="adamw" if adam else "sgd",
+        momentum=0.9,
+        weight_decay=0.0 if adam else 5e-4,
+        seed=job.seed,
+        device="cpu",
+    )
+
+
+def train(job: Job, plan: Plan) -> Outcome:
+    """Do one run."""
+    torch.manual_seed(job.seed)
+    began = time.process_time()
+    work = workload(job, plan)
+    assert work.train_loader is not None
+    each = steps_per_epoch(work.train_loader)
+    assert each is not None
+    steps = job.epochs * each
+    if job.policy in (AUTO.name, CYCLE.name):
+        taken = []
+        work.optimizer.register_step_post_hook(lambda *_: taken.append(1))
+        given: Any = "auto" if job.lr is None else job.lr
+        run = onecycle.fit(work, epochs=job.epochs, max_lr=given, validate_every=steps, progress=False)
+        # A run that diverges for good has the weights of its last good moment, and ends early.
+        accuracy = (run.validation.get("val_accuracy", 0.0) if run.status == "finished" else 0.0,)
+        lr, search = run.max_lr, max(0, len(taken) - steps)
+    else:
+        accuracy, lr, search = _by_loop(job, work, steps, each), job.lr, 0
+    return Outcome(job, accuracy, lr, search, each, time.process_time() - began)
+
+
+def _by_loop(job: Job, work: Workload, steps: int, each: int) -> tuple[float, ...]:
+    planned = job.policy == COSINE.name
+    if job.policy == FREE.name:
+        work.optimizer = schedule_free_adamw(work.model.parameters())
+    elif job.lr is not None:
+        for group in work.optimizer.param_groups:
+            group["lr"] = job.lr
+    scheduler = CosineAnnealingLR(work.optimizer, steps) if planned else None
+    found: list[float] = []
+    with work.training():
+        _switch(work, "train")
+        for step, group in zip(range(1, steps + 1), endless(work.batches()), strict=False):
+            loss = float(work.step(group).loss)
+            if not math.isfinite(loss):
+                return (*found, 0.0)
+            if scheduler is not None:
+                scheduler.step()
+            if step == steps or (step % each == 0 and not planned):
+                _switch(work, "eval")
+                if job.policy == FREE.name:
+                    measure_batch_norm(work)
+                found.append(work.evaluate()["accuracy"])
+                _switch(work, "train")
+    return tuple(found)
+
+
+def _switch(work: Workload, mode: str) -> None:
+    # schedule-free optimizers hold other weights for training than for validation.
+    if (switch := getattr(work.optimizer, mode, None)) is not None:
+        switch()
+
+
+# The cache: a file of JSON lines.
+
+
+class Kept:
+    """Runs that were done before, and those done now."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.path, self.plan = folder / "runs.jsonl", plan
+        self.setting = [VERSION, plan.train, plan.val, plan.batch_size, plan.random]
+        self.outcomes: dict[Job, Outcome] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # a line cut short when the process was killed
+                continue
+            if entry.pop("setting") == self.setting:
+                job = Job(**entry.pop("job"))
+                self.outcomes[job] = Outcome(job, tuple(entry.pop("accuracy")), **entry)
+
+    def do(self, jobs: Iterable[Job], say: Callable[[str], Any]) -> None:
+        """Do the jobs that are missing."""
+        missing = [job for job in jobs if job not in self.outcomes]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for index, job in enumerate(missing, start=1):
+            outcome = train(job, self.plan)
+            self.outcomes[job] = outcome
+            with self.path.open("a", encoding="utf-8") as file:
+                entry = asdict(outcome) | {"job": job._asdict(), "setting": self.setting}
+                file.write(json.dumps(entry) + "\n")
+            said = f"{job.policy}, lr {outcome.lr or 0:.3g}, {job.epochs} epochs, seed {job.seed}"
+            say(f"{index} of {len(missing)}: {job.net}, {said}: {100 * outcome.accuracy[-1]:.2f} %")
+
+
+# What is run: the grids with the first seed, the other seeds where the first was best.
+
+
+def first_jobs(net: str, plan: Plan, policies: Sequence[Policy]) -> Iterator[Job]:
+    """Yield the runs of the first seed: a policy's whole grid, at every length if it has to be planned."""
+    for policy in policies:
+        for epochs in plan.lengths if policy.planned else (plan.longest,):
+            for lr in plan.grid if policy.searched else (_own_lr(policy),):
+                yield Job(net, policy.name, lr, epochs, plan.seeds[0])
+
+
+def _own_lr(policy: Policy) -> float | None:
+    return 1e-3 if policy == ADAM else None
+
+
+def other_jobs(net: str, plan: Plan, policies: Sequence[Policy], kept: Kept, seed: int) -> Iterator[Job]:
+    """Yield the runs of another seed."""
+    for policy in policies:
+        for epochs in plan.lengths if policy.planned else (plan.longest,):
+            for lr in dict.fromkeys(best_lrs(net, plan, policy, epochs, kept)):
+                yield Job(net, policy.name, lr, epochs, seed)
+
+
+def best_lrs(net: str, plan: Plan, policy: Policy, epochs: int, kept: Kept) -> list[float | None]:
+    """Return the lrs that were best with the first seed: one at a planned length, one a target without a plan."""
+    if not policy.searched:
+        return [_own_lr(policy)]
+    grid = [kept.outcomes[Job(net, policy.name, lr, epochs, plan.seeds[0])] for lr in plan.grid]
+    if policy.planned:
+        return [max(grid, key=lambda outcome: outcome.accuracy[-1]).job.lr]
+    return [_fastest(grid, target).job.lr for target in TARGETS]
+
+
+def _fastest(runs: Sequence[Outcome], target: float) -> Outcome:
+    """Return the run that reaches ``target`` first; of equals, and of those that never do, the most accurate."""
+    return min(runs, key=lambda run: (first_epoch(run.accuracy, target), -max(run.accuracy)))
+
+
+def first_epoch(accuracy: Sequence[float], target: float) -> float:
+    """Return the number of the first epoch that reaches ``target``, infinite if none does.
+
+    >>> first_epoch([0.7, 0.9, 0.8], 0.8), first_epoch([0.7], 0.8)
+    (2, inf)
+    """
+    return next((index for index, value in enumerate(accuracy, start=1) if value >= target), math.inf)
+
+
+# What comes of it.
+
+
+class Reached(NamedTuple):
+    """Epochs to a target, one number a seed, infinite where it was never reached, without and with the search."""
+
+    epochs: tuple[float, ...]
+    with_search: tuple[float, ...]
+
+
+def reached(net: str, plan: Plan, policy: Policy, target: float, kept: Kept) -> Reached:
+    """Return the epochs to ``target``.
+
+    With search: the optimizer steps of the pick, in epochs; for a grid all of its runs, each for as many epochs as
+    the best one took.
+    """
+    factor = len(plan.grid) if policy.searched else 1
+    lengths, costs = [], []
+    for seed in plan.seeds:
+        if policy.planned:
+            ends = [ending(net, plan, policy, epochs, seed, kept) for epochs in plan.lengths]
+            run = next((run for run in ends if run.accuracy[-1] >= target), None)
+            lengths.append(math.inf if run is None else run.job.epochs)
+            costs.append(math.inf if run is None else factor * run.job.epochs + run.search_epochs)
+        else:
+            (lr,) = {best_lrs(net, plan, policy, plan.longest, kept)[TARGETS.index(target) if policy.searched else 0]}
+            epochs = first_epoch(kept.outcomes[Job(net, policy.name, lr, plan.longest, seed)].accuracy, target)
+            lengths.append(epochs)
+            costs.append(factor * epochs)
+    return Reached(tuple(lengths), tuple(costs))
+
+
+def ending(net: str, plan: Plan, policy: Policy, epochs: int, seed: int, kept: Kept) -> Outcome:
+    """Return the run of a planned policy at a length, at the lr chosen for that length."""
+    (lr,) = best_lrs(net, plan, policy, epochs, kept)
+    return kept.outcomes[Job(net, policy.name, lr, epochs, seed)]
+
+
+def curve(net: str, plan: Plan, policy: Policy, kept: Kept) -> tuple[list[int], np.ndarray]:
+    """Return epochs and accuracies ``(seeds, epochs)``: of ends, or along the run at the headline's lr."""
+    if policy.planned:
+        rows = [[ending(net, plan, policy, n, seed, kept).accuracy[-1] for n in plan.lengths] for seed in plan.seeds]
+        return list(plan.lengths), np.array(rows)
+    lr = best_lrs(net, plan, policy, plan.longest, kept)[TARGETS.index(HEADLINE) if policy.searched else 0]
+    runs = [kept.outcomes[Job(net, policy.name, lr, plan.longest, seed)].accuracy for seed in plan.seeds]
+    shortest = min(map(len, runs))
+    return list(range(1, shortest + 1)), np.array([run[:shortest] for run in runs])
+
+
+def in_words(numbers: Sequence[float]) -> str:
+    """Return the median over seeds, its range, and how many reached it.
+
+    >>> in_words([3, 5, 5]), in_words([3, math.inf, math.inf]), in_words([math.inf])
+    ('5 (3 .. 5)', 'in 1 of 3: 3', 'never')
+    >>> in_words([0.1234, 1234.5])
+    '617 (0.123 .. 1,234)'
+    """
+    finite = sorted(number for number in numbers if math.isfinite(number))
+    if not finite:
+        return "never"
+    if len(finite) < len(numbers):
+        return f"in {len(finite)} of {len(numbers)}: {', '.join(map(_short, finite))}"
+    middle = _short(float(np.median(finite)))
+    return middle if finite[0] == finite[-1] else f"{middle} ({_short(finite[0])} .. {_short(finite[-1])})"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def table(plan: Plan, policies: Sequence[Policy], kept: Kept, facts: dict[str, Any], words: str) -> str:
+    """Return the record as Markdown; ``words``: what it says."""
+    parts = [
+        "# Fashion-MNIST",
+        (__doc__ or "").split("\n\n")[0],
+        as_markdown(facts),
+        *([words] if words else []),
+        how_to_read(plan),
+    ]
+    for net in NETS:
+        parts.append(f"## {NETS[net][0]}")
+        heads = ["", *(f"{target:.0%}" for target in TARGETS)]
+        for title, field in (
+            ("Epochs to a validation accuracy: median (least .. most) over seeds.", 0),
+            ("The same with the search: the pick's own steps, or all runs of the grid.", 1),
+        ):
+            body = [_row(heads), _row(["---"] * len(heads))]
+            for policy in policies:
+                cells = [in_words(reached(net, plan, policy, target, kept)[field]) for target in TARGETS]
+                body.append(_row([f"**{policy.name}**" if policy is AUTO else policy.name, *cells]))
+            parts += [title, "\n".join(body)]
+        parts += [
+            "Validation accuracy in %, mean ± sd over seeds, and the lrs behind it.",
+            _accuracy(net, plan, policies, kept),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def how_to_read(plan: Plan) -> str:
+    """Return what the tables count, and what was spent on each policy."""
+    return HOW_TO_READ.format(
+        grid=", ".join(f"{lr:g}" for lr in plan.grid),
+        seed=plan.seeds[0],
+        lengths=", ".join(map(str, plan.lengths)),
+        longest=plan.longest,
+        steps=math.ceil(plan.train / plan.batch_size),
+    )
+
+
+HOW_TO_READ = """\
+All train with SGD (momentum 0.9, which one cycle cycles; weight decay 5e-4) except Adam (lr 1e-3) and schedule-free \
+AdamW (lr 0.0025, its default; BatchNorm measured anew before a validation). One cycle has torch's shape; auto picks \
+its peak anew for every length and seed. Grid of the others: {grid}. All of it was run with seed {seed} ({lengths} \
+epochs planned, {longest} without a plan), the other seeds at the lr that was best with it: of a cosine per length, \
+by the accuracy of its end; of a constant lr per target, by the first epoch there. That choice is made with the \
+images that judge it, which flatters the grids. An epoch has {steps} steps. The epochs of a planned schedule suppose \
+that its length was guessed right: lengths that fell short are not added up. A run without a plan needs no guess, \
+and its first epoch at a target may be a lucky one, after which it falls again."""
+
+
+def _accuracy(net: str, plan: Plan, policies: Sequence[Policy], kept: Kept) -> str:
+    shown = [*plan.lengths, plan.longest]
+    heads = ["", *(f"{epochs} epochs" for epochs in shown), "lr"]
+    body = [_row(heads), _row(["---"] * len(heads))]
+    for policy in policies:
+        at, values = curve(net, plan, policy, kept)
+        by_epoch = dict(zip(at, values.T, strict=True))
+        cells = [
+            f"{100 * by_epoch[epochs].mean():.2f} ± {100 * by_epoch[epochs].std(ddof=1):.2f}"
+            if epochs in by_epoch
+            else ""
+            for epochs in shown
+        ]
+        body.append(_row([policy.name, *cells, _lrs(net, plan, policy, kept)]))
+    return "\n".join(body)
+
+
+def _lrs(net: str, plan: Plan, policy: Policy, kept: Kept) -> str:
+    if policy.planned:
+        runs = [[ending(net, plan, policy, n, seed, kept).lr or 0.0 for seed in plan.seeds] for n in plan.lengths]
+        return ", ".join(f"{float(np.exp(np.mean(np.log(lrs)))):.2g}" for lrs in runs)
+    lr = best_lrs(net, plan, policy, plan.longest, kept)[TARGETS.index(HEADLINE) if policy.searched else 0]
+    return "0.0025 (its default)" if lr is None else f"{lr:g}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def picture(plan: Plan, policies: Sequence[Policy], kept: Kept, path: Path) -> None:
+    """Draw a column per net: above accuracy over epochs, below epochs to an accuracy."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(5.4 * len(NETS), 8.6), layout="constrained")
+    panels = figure.subplots(2, len(NETS), squeeze=False, sharey="row")
+    ticks = sorted({*plan.lengths, plan.longest})
+    for net, above, below in zip(NETS, *panels, strict=True):
+        for policy in policies:
+            color, marker, line = policy.look
+            look = {"color": color, "linestyle": line, "marker": marker, "markersize": 5, "label": policy.name}
+            at, values = curve(net, plan, policy, kept)
+            above.fill_between(at, *(100 * values.min(0), 100 * values.max(0)), color=color, alpha=0.15, linewidth=0)
+            above.plot(at, 100 * values.mean(0), **look)
+            found = [reached(net, plan, policy, target, kept).epochs for target in TARGETS]
+            everywhere = [(100 * t, np.median(epochs)) for t, epochs in zip(TARGETS, found, strict=True)]
+            sure = [(t, epochs) for (t, epochs), all_ in zip(everywhere, found, strict=True) if max(all_) < math.inf]
+            below.plot(*zip(*sure, strict=True) if sure else ([], []), **look)
+        above.axhline(100 * HEADLINE, color="0.5", linewidth=0.8, zorder=0)
+        above.set_title(NETS[net][0], fontsize=10)
+        for axes, set_scale, set_ticks in (
+            (above, above.set_xscale, above.set_xticks),
+            (below, below.set_yscale, below.set_yticks),
+        ):
+            set_scale("log")
+            set_ticks(ticks, map(str, ticks))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_minor_locator(NullLocator())
+            axes.grid(color="0.5", alpha=0.25, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+        above.set_xlabel("epochs trained (a planned schedule: its length)")
+        below.set_xlabel("validation accuracy to reach, %")
+    panels[0, 0].set_ylabel("validation accuracy, %")
+    panels[1, 0].set_ylabel("epochs to that accuracy, without the search")
+    if not plan.random:
+        panels[0, 0].set_ylim(LOWEST_SHOWN, None)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def reading(out: Path | None) -> str:
+    """Return what somebody wrote about the numbers in a folder, to stand above its tables."""
+    path = None if out is None else out / "reading.md"
+    return path.read_text(encoding="utf-8").strip() if path is not None and path.exists() else ""
+
+
+def record(plan: Plan, kept: Kept, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return everything as JSON values."""
+    runs = [asdict(outcome) | {"job": outcome.job._asdict()} for outcome in kept.outcomes.values()]
+    return {"facts": facts, "plan": plan._asdict(), "runs": runs}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the experiment."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.fashion", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tiny set of random images; only --out keeps it")
+    parser.add_argument("--out", type=Path, help="folder for table, numbers and picture")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    if given.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            run(QUICK, Path(folder), given.out)
+        return
+    run(Plan(), CACHE / "fashion", RESULTS if given.out is None else given.out)
+
+
+def run(plan: Plan, cache: Path, out: Path | None) -> None:
+    """Do what is missing of a plan, and write its record."""
+    kept = Kept(cache, plan)
+    say = functools.partial(print, flush=True)
+    policies = [policy for policy in POLICIES if policy is not FREE or importlib.util.find_spec("schedulefree")]
+    for net in NETS:
+        kept.do(first_jobs(net, plan, policies), say)
+    for seed in plan.seeds[1:]:
+        for net in NETS:
+            kept.do(other_jobs(net, plan, policies, kept, seed), say)
+    facts = describe(PACKAGES) | {
+        "images": f"{plan.train:,} to train on, {plan.val:,} to validate on, batches of {plan.batch_size}",
+        "seeds": f"{', '.join(map(str, plan.seeds))}, of weights and order of batches",
+        "runs": len(kept.outcomes),
+        "CPU time": f"{sum(outcome.cpu_seconds for outcome in kept.outcomes.values()) / 60:.0f} min",
+    }
+    text = table(plan, policies, kept, facts, reading(out))
+    print(text)
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "fashion.md").write_text(text, encoding="utf-8")
+    (out / "fashion.json").write_text(json.dumps(record(plan, kept, facts), indent=1) + "\n", encoding="utf-8")
+    picture(plan, policies, kept, out / "fashion.png")
+
+
+if __name__ == "__main__":
+    main()
