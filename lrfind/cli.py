@@ -16,7 +16,9 @@ from lrfind import console
 from lrfind.compare import compare
 from lrfind.console import Rates, Target, WorkloadOptions, default
 from lrfind.curve import LRCurve
+from lrfind.launch import launched
 from lrfind.plot import save_picture
+from lrfind.ranks import Ranks
 from lrfind.suggest import DEFAULT_RULE, RULES, NoSuggestion, Suggestion
 from lrfind.sweep import CYCLE_MOMENTUM, StepMode, range_test
 from lrfind.workload import Workload
@@ -59,21 +61,25 @@ class Sweep:
     workload: Annotated[WorkloadOptions, arg(name="")] = field(default_factory=WorkloadOptions)
 
     def run(self) -> int:
-        """Sweep, write the curve and its picture, print the pick."""
+        """Sweep, write the curve and its picture, print the pick; under torchrun by all ranks, as one."""
         _check_rule(self.rule)
-        _check_free(self.out_dir)
-        work = self.workload.load(self.target)
-        folder = console.results_folder(self.out_dir, self.target)
+        with launched() as ranks:
+            return self._run(ranks)
+
+    def _run(self, ranks: Ranks) -> int:
+        ranks.from_first(lambda: _check_free(self.out_dir))
+        work = self.workload.load(self.target, ranks)
+        folder = ranks.from_first(lambda: console.results_folder(self.out_dir, self.target))
         try:
             curve = self._sweep(work)
         except BaseException as stop:
             so_far: LRCurve | None = getattr(stop, "curve", None)  # of a sweep that Ctrl-C ended
-            if so_far is not None and len(so_far):
+            if so_far is not None and len(so_far) and ranks.first:
                 self._write(so_far, folder)
             with suppress(OSError):
                 folder.rmdir()  # where nothing was written
             raise
-        self._write(curve, folder)
+        ranks.from_first(lambda: self._write(curve, folder))
         _print_pick(curve.suggest(self.rule))
         return 0
 
@@ -127,7 +133,9 @@ class Suggest:
 class Compare:
     """Compare curves that were saved: a table, and all of them in one picture."""
 
-    curves: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="CURVE [CURVE ...]")]
+    curves: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, arg(metavar="CURVE [CURVE ...]", help_behavior_hint="(one or more)")
+    ]
     """Each curve.json, or the folder that holds it."""
     rule: str = DEFAULT_RULE
     """Rule of the picks: one that lrfind suggest --all-rules lists."""
@@ -218,3 +226,7 @@ def _print_rules(curve: LRCurve) -> None:
         except NoSuggestion as reason:
             said = f"none: {reason}"
         print(f"{rule:<{width}}  {said}" + ("  (default)" if rule == DEFAULT_RULE else ""))
+
+
+if __name__ == "__main__":  # as torchrun -m lrfind.cli
+    sys.exit(main())

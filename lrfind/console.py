@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 import tyro
 from tyro.conf import arg
 
-from lrfind.targets import load, name_of, user_line
+from lrfind.launch import data_parallel, is_first, run_id
+from lrfind.ranks import ALONE, RankError, Ranks
+from lrfind.targets import load, name_of, seed_all, user_line
 from lrfind.workload import Workload
 from lrfind.workloads.parts import OptimizerName
 
-if TYPE_CHECKING:
-    pass
-
-EXPECTED = (ValueError, OSError, ModuleNotFoundError)
+EXPECTED = (ValueError, OSError, ModuleNotFoundError, RankError)
 """Errors that tell the user what to do: shown as one line, exit status 2. All others are ours, with a traceback."""
 
 # None is what a flag left out means; the word None is not taken.
@@ -84,8 +85,8 @@ class WorkloadOptions:
     threads: Annotated[int | None, default("torch's choice")] = None
     """CPU threads of torch."""
 
-    def load(self, target: str) -> Workload:
-        """Return the workload of ``target``.
+    def load(self, target: str, ranks: Ranks = ALONE) -> Workload:
+        """Return the workload of ``target``, of which each of several ranks trains its part of the data.
 
         Raises:
             ValueError: If ``threads`` is below 1.
@@ -97,7 +98,10 @@ class WorkloadOptions:
             torch.set_num_threads(self.threads)
         settings = asdict(self)
         del settings["threads"]
-        return load(target, **{name: value for name, value in settings.items() if value is not None})
+        work = load(target, **{name: value for name, value in settings.items() if value is not None})
+        if ranks.size > 1:  # from here on each draws random numbers of its own, for its own samples
+            seed_all(self.seed + ranks.rank)
+        return data_parallel(work, ranks)
 
 
 def parse(prog: str, description: str, commands: Any, words: Sequence[str], given: Any = None) -> Any:
@@ -114,7 +118,12 @@ def parse(prog: str, description: str, commands: Any, words: Sequence[str], give
         SystemExit: After ``--help`` (status 0), or words that cannot be parsed (status 2).
     """
     known = {} if given is None else {"default": given}
-    return tyro.cli(commands, prog=prog, description=description, args=words, config=_STYLE, **known)
+    with ExitStack() as stack:
+        if not is_first():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        return tyro.cli(commands, prog=prog, description=description, args=words, config=_STYLE, **known)
 
 
 def run(prog: str, work: Callable[[], int], expected: tuple[type[Exception], ...] = EXPECTED) -> int:
@@ -130,8 +139,9 @@ def run(prog: str, work: Callable[[], int], expected: tuple[type[Exception], ...
 
 
 def complain(prog: str, message: str) -> None:
-    """Print one line on stderr."""
-    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line on stderr; of several ranks the first one does, which names another that has failed."""
+    if is_first():
+        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
 
 
 def results_folder(given: Path | None, target: str) -> Path:
@@ -153,6 +163,8 @@ def results_folder(given: Path | None, target: str) -> Path:
 
 
 def _new_folder(target: str) -> Path:
+    if (run := run_id()) is not None:  # the same when it is started again
+        return Path("runs") / f"{name_of(target)}-{run}"
     name = f"{name_of(target)}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in itertools.count(1):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")

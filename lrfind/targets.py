@@ -49,7 +49,7 @@ def load(target: str, *, seed: int | None = None, **settings: Any) -> Workload:
     32
     """
     if seed is not None:
-        _seed(seed)
+        seed_all(seed)
     make = _function(target)
     arguments = _arguments(target, make, seed, settings)
     if target in WORKLOADS:
@@ -194,7 +194,8 @@ def user_line(error: BaseException) -> str:
     return ""
 
 
-def _seed(seed: int) -> None:
+def seed_all(seed: int) -> None:
+    """Seed Python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # the global state is what a user's function may draw from
     torch.manual_seed(seed)

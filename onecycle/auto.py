@@ -95,13 +95,15 @@ def pick_max_lr(
     >>> 0.01 < pick.lr < 2.0, pick.steps_used <= 120
     (True, True)
     """
-    return pick_with_curve(work, total_steps=total_steps, method=method, cycle=cycle, progress=progress).suggestion
+    with work.ranks.together():
+        return pick_with_curve(work, total_steps=total_steps, method=method, cycle=cycle, progress=progress).suggestion
 
 
 def pick_with_curve(
     work: Workload, *, total_steps: int, method: Method, cycle: OneCycle | None, progress: bool
 ) -> Pick:
     """Return what ``pick_max_lr`` returns, together with the range test and the pilots."""
+    progress = progress and work.ranks.first
     budget = _budget(total_steps, method)
     planned = min(SWEEP_STEPS, int(SWEEP_SHARE * budget))
     curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)

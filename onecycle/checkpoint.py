@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 
+from lrfind.randomness import random_states
+from lrfind.ranks import ALONE, Ranks
+
 FORMAT = "onecycle checkpoint"
 VERSION = 1
 KEEP = 2
+OTHER_PLACES = "places of the other ranks"
 
 
 class CheckpointError(RuntimeError):
@@ -30,12 +34,17 @@ class Checkpoints:
     always whole, whenever the process is killed. One file is under way at a time. Beside them lies ``start.pt``:
     where the present cycle began, for a run that has to begin again.
 
+    Of several ranks each calls the same methods. They have the same weights, so the first one writes them for all,
+    with the place of each in its data; each reads for itself, and gets its own place.
+
     Args:
-        folder: Where they lie; made with the first one.
+        folder: Where they lie, for all ranks the same; made with the first one.
+        ranks: Who trains along.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ranks: Ranks = ALONE) -> None:
         self.folder = folder
+        self.ranks = ranks
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self._proven = False  # whether one has been read back
@@ -47,6 +56,9 @@ class Checkpoints:
             CheckpointError: If it cannot be written.
         """
         self.wait()
+        record = self._with_places(record)
+        if not self.ranks.first:
+            return
         self._write(self.folder / "start.pt", record)
         self.wait()
         for path in self.paths():
@@ -65,6 +77,9 @@ class Checkpoints:
             CheckpointError: If the one before this could not be written (a full disk, say).
         """
         self.wait()
+        record = self._with_places(record)
+        if not self.ranks.first:
+            return
         self._writer = threading.Thread(
             target=self._write, args=(self.folder / _name(step), record, after), name="onecycle checkpoint"
         )
@@ -94,7 +109,7 @@ class Checkpoints:
             CheckpointError: If it cannot be read.
         """
         self.wait()
-        return read(self.folder / "start.pt")
+        return self._read(self.folder / "start.pt")
 
     def newest(self) -> dict[str, Any] | None:
         """Return the newest checkpoint, or the start of the run; None where there is neither.
@@ -104,12 +119,18 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are checkpoints and none can be read.
         """
-        paths = self._newest_first()
+        paths = self.ranks.from_first(self._newest_first)
         for path in paths:
             try:
-                return read(path)
+                record = self._read(path)
             except CheckpointError as error:
-                warnings.warn(f"{error} It is passed over for the one before it.", UserWarning, stacklevel=2)
+                failed: CheckpointError | None = error
+            else:
+                failed = None
+            failures = [error for error in self.ranks.gather(failed) if error is not None]
+            if not failures:
+                return record
+            warnings.warn(f"{failures[0]} It is passed over for the one before it.", UserWarning, stacklevel=2)
         if paths:
             raise CheckpointError(
                 f"none of the {len(paths)} checkpoints in {self.folder} can be read. Bring back a copy of one, or "
@@ -120,6 +141,20 @@ class Checkpoints:
     def any(self) -> bool:
         """Tell whether there is one, readable or not."""
         return bool(self._newest_first())
+
+    def _with_places(self, record: dict[str, Any]) -> dict[str, Any]:
+        if self.ranks.size == 1:
+            return record
+        _, *others = self.ranks.gather(record["place"])
+        return record | {OTHER_PLACES: others}
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        record = read(path)
+        if OTHER_PLACES in record:
+            record["place"] = place_of(self.ranks.rank, [record["place"], *record.pop(OTHER_PLACES)])
+        elif not self.ranks.first:
+            record["place"] = place_of(self.ranks.rank, [record["place"]])
+        return record
 
     def paths(self) -> list[Path]:
         """Return the files of whole checkpoints but the start, oldest first."""
@@ -149,6 +184,18 @@ class Checkpoints:
             self._error = error
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def place_of(rank: int, places: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return where a rank takes up its data, in a run that perhaps had fewer ranks when ``places`` were taken down.
+
+    One that was not there then begins where the first one does, with random numbers of its own.
+    """
+    if rank < len(places):
+        return places[rank]
+    own = {"random": random_states()}
+    first = places[0]
+    return first | {"began": first["began"] | own, "now": first["now"] | own}
 
 
 def _name(step: int) -> str:

@@ -1,4 +1,4 @@
-"""The command ``onecycle``: draw a schedule, train with one, draw a run again."""
+"""The command ``onecycle``: draw a schedule, train with one, draw a run again, report on runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from tyro.conf import arg
 
 from lrfind import console
 from lrfind.console import Rates, Target, WorkloadOptions, default
+from lrfind.launch import launched, started_again
 from lrfind.plot import save_picture
+from lrfind.ranks import Ranks
 from onecycle.auto import Method
 from onecycle.checkpoint import CheckpointError
 from onecycle.logs import TensorBoardLog
 from onecycle.outputs import COMMAND
 from onecycle.plot import plot_history
+from onecycle.reports.page import report
 from onecycle.resume import MaxLR, Resume
 from onecycle.run import Run, load_history
 from onecycle.schedule import AnnealStrategy, OneCycle
@@ -143,13 +146,15 @@ class Train:
     words: tyro.conf.Suppress[tuple[str, ...]] = ()
 
     def run(self) -> int:
-        """Train, and say where the files are; status 1 if the run diverged."""
+        """Train, and say where the files are; status 1 if the run diverged. Under torchrun by all ranks, as one."""
+        with launched() as ranks:
+            return self._run(ranks)
+
+    def _run(self, ranks: Ranks) -> int:
         max_lr = _max_lr(self.max_lr)
         cycle = self.cycle.cycle(None, None)
-        work = self.workload.load(self.target)
-        folder = console.results_folder(self.out_dir, self.target)
-        if not (folder / "config.json").exists():  # no run is there yet
-            (folder / COMMAND).write_text(json.dumps(self.words) + "\n", encoding="utf-8")
+        work = self.workload.load(self.target, ranks)
+        folder = ranks.from_first(self._folder)
         try:
             run = fit(
                 work,
@@ -158,14 +163,15 @@ class Train:
                 max_lr=max_lr,
                 cycle=cycle,
                 out_dir=folder,
-                resume=cast(Resume, self.resume),  # taken_up has put the folder of a run where it belongs
+                # taken_up has put the folder of a run where it belongs
+                resume="auto" if self.resume == "never" and started_again() else cast(Resume, self.resume),
                 on_divergence=self.on_divergence,
                 progress=self.progress,
                 validate_every=self.validate_every,
                 checkpoint_every=self.checkpoint_every,
                 ema_decay=self.ema_decay,
                 compile=self.compile,
-                loggers=[TensorBoardLog(folder / "tensorboard")] if self.tensorboard else [],
+                loggers=[TensorBoardLog(folder / "tensorboard")] if self.tensorboard and ranks.first else [],
             )
         except KeyboardInterrupt:
             go_on = shlex.join(["onecycle", "train", self.target, "--resume", str(folder)])
@@ -173,6 +179,12 @@ class Train:
             return 130
         _print_outcome(run, folder)
         return 0 if run.status == "finished" else 1
+
+    def _folder(self) -> Path:
+        folder = console.results_folder(self.out_dir, self.target)
+        if not (folder / "config.json").exists():  # no run is there yet
+            (folder / COMMAND).write_text(json.dumps(self.words) + "\n", encoding="utf-8")
+        return folder
 
     def taken_up(self, words: Sequence[str]) -> Train:
         """Return this command with the folder it works in decided, and what a resumed run was begun with filled in.
@@ -223,17 +235,33 @@ class Plot:
         return 0
 
 
+@dataclass(frozen=True)
+class Report:
+    """Write runs as one self-contained HTML file: picks with their evidence, range tests, curves, configuration."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
+    """Folders of the runs; several are shown side by side."""
+    out: Annotated[Path, arg(metavar="FILE")] = Path("report.html")
+    """The file to write."""
+
+    def run(self) -> int:
+        """Write the report, and say where it is."""
+        print(report(*self.folders, out=self.out))
+        return 0
+
+
 Commands = (
     Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command ``onecycle``; returns its exit status (``lrfind.console.run``), 1 for a run that diverged."""
     words = sys.argv[1:] if argv is None else list(argv)
-    command: Plan | Train | Plot = console.parse("onecycle", DESCRIPTION, Commands, words)
+    command: Plan | Train | Plot | Report = console.parse("onecycle", DESCRIPTION, Commands, words)
 
     def work() -> int:
         return (command.taken_up(words[1:]) if isinstance(command, Train) else command).run()
@@ -292,3 +320,7 @@ def _print_outcome(run: Run, folder: Path) -> None:
     numbers = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in run.validation.items())
     print(f"{run.status} after {run.history.rows} steps: max_lr {run.max_lr:.3g}{numbers}")
     print(f"In {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+if __name__ == "__main__":  # as torchrun -m onecycle.cli
+    sys.exit(main())

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrfind.batches import steps_per_epoch
 from lrfind.workload import Workload
 from onecycle.checkpoint import CheckpointError
 from onecycle.schedule import OneCycle
 
 # Options of a parameter group that the schedule moves.
 _SCHEDULED = {"lr", "momentum", "betas"}
+# What may differ between runs by different numbers of ranks; the samples in a step may not.
+_OF_RANKS = {"ranks", "batch size", "accumulation_steps"}
 
 
 def fingerprint(work: Workload, shape: OneCycle, *, ema_decay: float | None) -> dict[str, Any]:
@@ -24,8 +25,8 @@ def fingerprint(work: Workload, shape: OneCycle, *, ema_decay: float | None) -> 
     # The peak and the length are compared on their own, with more to say.
     del cycle["max_lr"], cycle["total_steps"]
     return {
-        "model": {name: _shape(tensor) for name, tensor in work.model.state_dict().items()},
-        "modules": {name: type(module).__name__ for name, module in work.model.named_modules()},
+        "model": {name: _shape(tensor) for name, tensor in work.module.state_dict().items()},
+        "modules": {name: type(module).__name__.removeprefix("FSDP") for name, module in work.module.named_modules()},
         "criterion": type(work.criterion).__name__ if isinstance(work.criterion, nn.Module) else None,
         "optimizer": type(work.optimizer).__name__,
         "parameter groups": [
@@ -35,9 +36,12 @@ def fingerprint(work: Workload, shape: OneCycle, *, ema_decay: float | None) -> 
             for group in work.optimizer.param_groups
         ],
         "cycle": {name: _plain(value) for name, value in cycle.items()},
+        # With another number of ranks the same samples may make up a step in other ways.
+        "ranks": work.ranks.size,
         "batch size": work.batch_size,
-        "batches per epoch": None if work.train_loader is None else steps_per_epoch(work.train_loader),
         "accumulation_steps": work.accumulation_steps,
+        "samples per step": None if work.batch_size is None else _samples(work, work.batch_size),
+        "steps per epoch": work.steps_per_epoch,
         "clip_grad_norm": work.clip_grad_norm,
         "amp_dtype": str(work.amp_dtype),
         "grad_scaler": work.grad_scaler is not None,
@@ -51,6 +55,8 @@ def refuse_other(then: dict[str, Any], now: dict[str, Any], where: Path) -> None
     Raises:
         CheckpointError: Naming the first difference.
     """
+    if then.get("ranks") != now.get("ranks"):
+        then, now = ({key: value for key, value in facts.items() if key not in _OF_RANKS} for facts in (then, now))
     difference = _difference(then, now)
     if difference is not None:
         name, old, new = difference
@@ -71,6 +77,10 @@ def _difference(then: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | N
         pairs = enumerate(zip(then, now, strict=True))
         return next((found for i, (a, b) in pairs if (found := _difference(a, b, f"{name} {i}")) is not None), None)
     return None if then == now else (name, then, now)
+
+
+def _samples(work: Workload, batch_size: int) -> int:
+    return batch_size * work.accumulation_steps * work.ranks.size
 
 
 def _shape(tensor: Any) -> str:

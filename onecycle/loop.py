@@ -23,13 +23,13 @@ from lrfind.workload import Workload
 from onecycle.auto import pick_with_curve
 from onecycle.divergence import Diverged, Divergence
 from onecycle.fingerprint import fingerprint, refuse_other
-from onecycle.logs import History, Log
+from onecycle.logs import Log
 from onecycle.outputs import RunFolder
 from onecycle.passes import Passes
 from onecycle.preemption import EXIT_STATUS, sigterm_noted
 from onecycle.resume import MaxLR, Peak, Resume, as_peak, continuation, refuse_other_ratios
 from onecycle.rows import Callback, Rows
-from onecycle.run import Retry, Run, RunStatus, load_history
+from onecycle.run import Retry, Run, RunStatus
 from onecycle.schedule import OneCycle
 from onecycle.scheduler import OneCycleLR
 from onecycle.state import WorkState, as_plain
@@ -74,15 +74,15 @@ class Training:
         self.shape = shape
         self.total_steps = total_steps
         self.folder = folder
-        self.progress = progress
+        self.progress = progress and work.ranks.first
         self.validate_every = validate_every
         self.checkpoint_every = checkpoint_every
         self.ema_decay = ema_decay
         self.loggers = loggers
-        self.ema = None if ema_decay is None else AveragedModel(work.model, multi_avg_fn=_ema(ema_decay))
+        self.ema = None if ema_decay is None else AveragedModel(work.module, multi_avg_fn=_ema(ema_decay))
         self.state = WorkState(work, self.ema)
         self.passes = Passes(work)
-        self.rows = Rows(callbacks, loggers)
+        self.rows = Rows(callbacks, self._logs(), work.ranks)
         self.step = 0  # optimizer steps taken
         self.first_step = 0  # where the present cycle begins: above 0 in an extended run
         self.peak: Peak = 0.0
@@ -97,23 +97,23 @@ class Training:
         self._skips = 0  # overflows in a row
         self._pending = False  # whether the last step is still to be validated
         self._latest: dict[str, Any] | None = None  # the last record, while the loss after it is not known
-        self._sigterms: list[int] = []
 
     # -- the stages -------------------------------------------------------------------------------------------
 
     def run(self, max_lr: MaxLR, resume: Resume, *, heal: bool) -> Run:
         """Pick, train, begin again where that heals, and return the run."""
         self.heal = heal
-        checkpoint = self.folder.open(resume) if self.folder is not None else None
-        if checkpoint is None:
-            self._begin(max_lr)
-        else:
-            self._take_up(checkpoint, max_lr, resume)
-        with self.work.training(), sigterm_noted(self.folder is not None) as self._sigterms:
-            while (reason := self._train()) is not None and heal and len(self.retries) < MAX_RETRIES:
-                self._begin_again(reason)
-            run = self._finish() if reason is None else self._give_up(reason)
-        if self._sigterms:  # too late for another checkpoint, and to be obeyed all the same
+        with self.work.ranks.together():
+            checkpoint = self.folder.open(resume) if self.folder is not None else None
+            if checkpoint is None:
+                self._begin(max_lr)
+            else:
+                self._take_up(checkpoint, max_lr, resume)
+            with self.work.training(), sigterm_noted(self.folder is not None) as self.rows.sigterms:
+                while (reason := self._train()) is not None and heal and len(self.retries) < MAX_RETRIES:
+                    self._begin_again(reason)
+                run = self._finish() if reason is None else self._give_up(reason)
+        if self.rows.sigterms:  # too late for another checkpoint, and to be obeyed all the same
             raise SystemExit(EXIT_STATUS)
         return run
 
@@ -146,12 +146,12 @@ class Training:
         self.first_step = record["first_step"]
         self.peak, self.first_peak = record["max_lr"], record["first_max_lr"]
         self.pick = None if record["pick"] is None else Suggestion(**record["pick"])
-        self.curve = self.folder.saved_curve()
+        until = _recorded(record)
+        self.curve, history = self.folder.saved(until)
         self.retries = [Retry(**retry) for retry in record["retries"]]
         self.notes, self.level = list(record["notes"]), record["level"]
-        until = _recorded(record)
         self._go_to(record)
-        self.rows.go_back(load_history(where, until) if until else History(), record["row"])
+        self.rows.go_back(history, record["row"])
         self._tell(f"Going on from step {self.step} of {where}.")
         if record is not checkpoint:
             self._tell(
@@ -200,7 +200,7 @@ class Training:
             if new:
                 self.folder.checkpoints.begin(record)
             self.folder.begin(self.cycle, self.curve, self.pick, self._facts(), until=until, new=new)
-            self.rows.logs = [self.folder, *self.loggers]
+            self.rows.logs = [self.folder, *self._logs()]
         elif self.heal:  # else it would only take up memory
             self.start = lambda: record
 
@@ -234,6 +234,9 @@ class Training:
         if self.folder is not None:
             self.folder.finish(run)
         return run
+
+    def _logs(self) -> Sequence[Log]:
+        return self.loggers if self.work.ranks.first else ()
 
     def close(self) -> None:
         """Write what the logs hold back, and wait for the checkpoint under way."""
@@ -281,7 +284,7 @@ class Training:
             if self.step >= self.total_steps:
                 return
             due = stepped and self._pause_due() and not self.passes.at_end
-            if due or self._sigterms:
+            if due or rows.terminated:
                 self._pause(validate=stepped and self._validation_due())
 
     def _step(self, group: Group) -> bool:
@@ -298,7 +301,7 @@ class Training:
         self.step += 1
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.work.model)
+            self.ema.update_parameters(self.work.module)
         row["loss"] = result.loss
         self.rows.add(row)
         if self.step <= TARGET_STEPS:
@@ -319,7 +322,9 @@ class Training:
             return
         self._targets += [targets for _, targets in group]
         if self.step == TARGET_STEPS:
-            self.level = self.rows.rule.level = constant_loss(self.work.criterion, self._targets)
+            level = constant_loss(self.work.criterion, self._targets)
+            # Of several ranks, of the first one's targets: they must all judge alike.
+            self.level = self.rows.rule.level = self.work.ranks.from_first(lambda: level)
             self._targets.clear()
 
     def _validation_due(self) -> bool:
@@ -332,7 +337,7 @@ class Training:
     def _pause(self, *, validate: bool) -> None:
         """Make sure that all is well, save it, and validate."""
         self.rows.settle(hold=1)
-        if not self.state.finite():
+        if self.work.ranks.any(not self.state.finite()):
             self.rows.settle()
             raise Diverged("the weights are not finite any more")
         self._confirm()
@@ -341,8 +346,8 @@ class Training:
         self._latest = self._record(self.scheduler)
         if self.folder is not None:
             self.folder.save(self.step, self._latest)
-            if self._sigterms:
-                self.folder.checkpoints.wait()
+            if self.rows.terminated:
+                self.work.ranks.from_first(self.folder.checkpoints.wait)
                 raise SystemExit(EXIT_STATUS)
         if self._pending:
             self._validate()

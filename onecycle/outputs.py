@@ -12,10 +12,11 @@ import torch
 
 from lrfind.curve import LRCurve
 from lrfind.plot import plot_curve, save_picture
+from lrfind.ranks import ALONE, Ranks
 from lrfind.suggest import Suggestion
 from onecycle.checkpoint import CheckpointError, Checkpoints
-from onecycle.logs import JsonLinesLog, Row
-from onecycle.run import Run, write_json
+from onecycle.logs import History, JsonLinesLog, Row
+from onecycle.run import Run, load_history, write_json
 from onecycle.schedule import OneCycle
 
 if TYPE_CHECKING:
@@ -27,11 +28,15 @@ COMMAND = "command.json"
 
 
 class RunFolder:
-    """A run on disk: ``config.json``, ``curve.json``, ``history.jsonl``, ``summary.json``, pictures, checkpoints."""
+    """A run on disk: ``config.json``, ``curve.json``, ``history.jsonl``, ``summary.json``, pictures, checkpoints.
 
-    def __init__(self, path: Path) -> None:
+    Of several ranks each calls the same methods, and the first one writes.
+    """
+
+    def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
         self.path = path
-        self.checkpoints = Checkpoints(path / "checkpoints")
+        self.ranks = ranks
+        self.checkpoints = Checkpoints(path / "checkpoints", ranks)
         self._history: JsonLinesLog | None = None
 
     def open(self, resume: Resume) -> dict[str, Any] | None:
@@ -41,6 +46,23 @@ class RunFolder:
             CheckpointError: If the folder cannot be written to, holds a run that is not to be resumed, or holds none
                 that could be extended.
         """
+        begun = self.ranks.from_first(lambda: self._prepare(resume))
+        if resume == "never":
+            return None
+        record = self.checkpoints.newest()
+        if record is None and begun:
+            raise CheckpointError(
+                f"{self.path} holds a run whose checkpoints are gone, so it cannot go on. Bring them back, or choose "
+                "another out_dir."
+            )
+        if record is None and resume == "extend":
+            raise CheckpointError(
+                f'resume="extend" needs a finished run; {self.path} holds no checkpoint. Train it first.'
+            )
+        return record
+
+    def _prepare(self, resume: Resume) -> bool:
+        """Make the folder fit to be written to; tell whether a run was begun in it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".probe"
@@ -56,20 +78,10 @@ class RunFolder:
                     f'out_dir {self.path} holds a run already. Go on with it by resume="auto", or choose another '
                     "out_dir."
                 )
-            return None
+            return False
         for unfinished in (*self.path.glob(".*.partial"), *self.checkpoints.folder.glob("*.partial")):
             unfinished.unlink()
-        record = self.checkpoints.newest()
-        if record is None and (self.path / "config.json").exists():  # which is written after the first of them
-            raise CheckpointError(
-                f"{self.path} holds a run whose checkpoints are gone, so it cannot go on. Bring them back, or choose "
-                "another out_dir."
-            )
-        if record is None and resume == "extend":
-            raise CheckpointError(
-                f'resume="extend" needs a finished run; {self.path} holds no checkpoint. Train it first.'
-            )
-        return record
+        return (self.path / "config.json").exists()  # which is written after the first checkpoint
 
     def begin(
         self,
@@ -94,6 +106,8 @@ class RunFolder:
         Raises:
             CheckpointError: If it cannot be written.
         """
+        if not self.ranks.first:
+            return
         with self._writing():
             if new or not (self.path / "schedule.png").exists():  # the last of these that is written
                 write_json(self.path / "config.json", facts | _environment())
@@ -111,6 +125,8 @@ class RunFolder:
         Raises:
             CheckpointError: If it cannot be written.
         """
+        if not self.ranks.first:
+            return
         assert self._history is not None, "begin has been called"
         with self._writing():
             self._history.write(row)
@@ -121,15 +137,23 @@ class RunFolder:
         Raises:
             CheckpointError: If the history, or the checkpoint before this one, could not be written.
         """
+        if not self.ranks.first:
+            self.checkpoints.save(step, record)
+            return
         assert self._history is not None, "begin has been called"
         with self._writing():
             self._history.flush()
         self.checkpoints.save(step, record, after=self._history.sync)
 
-    def saved_curve(self) -> LRCurve | None:
-        """Return the range test of the run, None where there was none."""
-        path = self.path / "curve.json"
-        return LRCurve.load(path) if path.exists() else None
+    def saved(self, until: int) -> tuple[LRCurve | None, History]:
+        """Return the range test of the run, None where there was none, and its history up to a step."""
+
+        def load() -> tuple[LRCurve | None, History]:
+            path = self.path / "curve.json"
+            history = load_history(self.path, until) if until else History()
+            return LRCurve.load(path) if path.exists() else None, history
+
+        return self.ranks.from_first(load)
 
     def finish(self, run: Run) -> None:
         """Write the outcome and draw the training, once the last checkpoint is whole.
@@ -138,6 +162,9 @@ class RunFolder:
             CheckpointError: If something could not be written.
         """
         self.checkpoints.wait()
+        self.ranks.from_first(lambda: self._finish(run))  # so that all find it there
+
+    def _finish(self, run: Run) -> None:
         with self._writing():
             write_json(self.path / "summary.json", run.summary())
             if run.history.rows:
@@ -148,7 +175,7 @@ class RunFolder:
         try:
             self.checkpoints.wait()
         finally:
-            if self._history is not None:
+            if self._history is not None:  # on the first rank
                 with self._writing():
                     self._history.close()
 

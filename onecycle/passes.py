@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from lrfind.batches import Group, steps_per_epoch
+from lrfind.batches import Group
 from lrfind.batches import epoch as one_epoch
 from lrfind.randomness import random_states, set_random_states
 from lrfind.workload import Workload
@@ -32,6 +32,7 @@ class Passes:
         self.work = work
         self.epoch = 0
         self.group = 0
+        self._length: int | None = None  # groups in the present pass, where that is known
         self._unused = False  # whether the last group read is still to be used
         loaders = {"train_loader": work.train_loader, "val_loader": work.val_loader}
         self._attributes = Attributes(loaders)
@@ -51,7 +52,8 @@ class Passes:
         else:
             self.group = 0
             self._began = self._moment()
-            groups = one_epoch(self.work.batches(), self.work.accumulation_steps)
+            groups = one_epoch(self.work.batches(self.epoch), self.work.accumulation_steps)
+        self._length = self.work.steps_per_epoch
         for group in groups:
             self.group += 1
             yield group
@@ -67,8 +69,7 @@ class Passes:
     @property
     def at_end(self) -> bool:
         """Whether the last group was, by the loader's length, the last of its pass; False for one without length."""
-        assert self.work.train_loader is not None, "it has been read"
-        return self.group == steps_per_epoch(self.work.train_loader, self.work.accumulation_steps)
+        return self.group == self._length
 
     def hand_back(self) -> None:
         """Say that the last group was read but not used: who takes up from here gets it first."""
@@ -93,7 +94,7 @@ class Passes:
         now = self._moment()
         self._set_workers(self._began, self._lasting.keys() & {"train_loader"})
         self._set(self._began)
-        groups = one_epoch(self.work.batches(), self.work.accumulation_steps)
+        groups = one_epoch(self.work.batches(self.epoch), self.work.accumulation_steps)
         last = None
         for read in range(self.group):
             last = next(groups, None)

@@ -10,7 +10,7 @@ from itertools import cycle as around
 from itertools import islice, pairwise
 from statistics import fmean, median
 
-from lrfind.batches import endless, steps_per_epoch
+from lrfind.batches import endless
 from lrfind.groups import get_momentum
 from lrfind.preserve import Snapshot
 from lrfind.progress import Bar
@@ -102,7 +102,7 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
     with closing(endless(work.batches(), work.accumulation_steps)) as stream:
         for group in islice(stream if groups is None else around(list(islice(stream, groups))), steps):
             result = work.step(group)
-            losses.append(float(result.loss))
+            losses += work.losses([result.loss])
             bar.advance(f"peak {max_lr:.1e}, loss {losses[-1]:.4g}")
             if rule.after(losses[-1]) is not None:
                 val_loss = None if work.val_loader is None else math.inf
@@ -128,8 +128,7 @@ def repeated_groups(work: Workload, *, steps: int, total_steps: int, least_epoch
     real run will, and shows it. None where the real run has fewer than ``least_epochs`` epochs, or the loader no
     length.
     """
-    assert work.train_loader is not None, "a workload that is stepped has data"
-    per_epoch = steps_per_epoch(work.train_loader, work.accumulation_steps)
+    per_epoch = work.steps_per_epoch
     if per_epoch is None or total_steps / per_epoch < least_epochs:
         return None
     return max(1, round(steps * per_epoch / total_steps))

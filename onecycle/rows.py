@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lrfind.progress import Bar
+from lrfind.ranks import ALONE, Ranks
 from onecycle.divergence import Diverged, Divergence
 from onecycle.logs import History, Log
 
@@ -21,23 +23,44 @@ class Rows:
     blocks, so that an accelerator is waited for once a block. The last row may be held open, for a validation that is
     still to come.
 
+    Of several ranks each has the same rows, with losses that are means over all. What one alone hears, the word of a
+    callback or a SIGTERM, all obey from the next block on, so that they stop at the same step.
+
     Args:
         callbacks: Called with every row.
         logs: Written every row.
+        ranks: Who trains along.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], logs: Sequence[Log]) -> None:
+    def __init__(self, callbacks: Sequence[Callback], logs: Sequence[Log], ranks: Ranks = ALONE) -> None:
         self.callbacks = callbacks
         self.logs = logs
+        self.ranks = ranks
+        self.sigterms: list[int] = []
         self.history = History()
         self.rule = Divergence(0)
         self.bar = Bar("", 0, shown=False)
-        self.stopped = False  # by a callback
+        self._asked = [False, False]  # by a callback to stop, by a SIGTERM to end: on this rank
+        self._heard = [False, False]  # likewise, on any
         self._open: list[dict[str, Any]] = []
         self._judged = 0  # how many of the open rows are
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback has asked to stop."""
+        return self._told()[0]
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the process has been told to end."""
+        return self._told()[1]
+
+    def _told(self) -> list[bool]:
+        self._asked[1] = bool(self.sigterms)
+        return self._asked if self.ranks.size == 1 else self._heard
 
     @property
     def last(self) -> dict[str, Any] | None:
@@ -55,9 +78,8 @@ class Rows:
             Diverged: If the run has; rows behind the one that shows it are dropped.
         """
         new = self._open[self._judged :]
-        losses = torch.stack([row["loss"] for row in new]).tolist() if len(new) > 1 else [row["loss"] for row in new]
-        for row, loss in zip(new, losses, strict=True):
-            row["loss"], row["lr"] = float(loss), float(row["lr"])
+        for row, loss in zip(new, self._home([row["loss"] for row in new]), strict=True):
+            row["loss"], row["lr"] = loss, float(row["lr"])
             self._judged += 1
             try:
                 self.rule.judge(row["loss"])
@@ -66,6 +88,16 @@ class Rows:
                 self._open.clear()
                 raise
         self._record(len(self._open) - hold)
+
+    def _home(self, losses: list[Tensor]) -> list[float]:
+        """Bring losses home in one transfer, and hear what the other ranks have been told."""
+        own = torch.stack(losses).tolist() if len(losses) > 1 else [float(loss) for loss in losses]
+        if self.ranks.size == 1:
+            return own
+        self._told()
+        *means, stop, end = self.ranks.means([*own, *map(float, self._asked)])
+        self._heard = [stop > 0, end > 0]
+        return means
 
     def go_back(self, history: History, row: Mapping[str, float] | None) -> None:
         """Forget what is open, and go on from a history, and perhaps a row that is judged but not recorded."""
@@ -93,4 +125,4 @@ class Rows:
             self.bar.advance(f"loss {row['loss']:.4g}" if self.bar.shown else "")
             for callback in self.callbacks:
                 if callback(row) is True:
-                    self.stopped = True
+                    self._asked[0] = True

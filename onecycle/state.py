@@ -104,7 +104,7 @@ def _tensors(module: nn.Module) -> dict[str, Any]:
 
 def _modules(work: Workload) -> Iterator[tuple[str, nn.Module]]:
     """Yield the model, and the modules that the loss is made of."""
-    yield "model", work.model
+    yield "model", work.module
     known = {id(module) for module in work.model.modules()}
     waiting = [("loss", _loss(work))]
     while waiting:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from lrfind.batches import epoch as one_epoch
-from lrfind.batches import rewinds, steps_per_epoch
+from lrfind.batches import rewinds
 from lrfind.preserve import data_preserved
 from lrfind.workload import Workload
 from onecycle.logs import Log
@@ -45,6 +45,9 @@ def fit(
 ) -> Run:
     """Train a workload for one cycle.
 
+    With a model under DDP or ``fully_shard`` every rank calls this with the same arguments, and gets the same run; the
+    first one prints and writes. See ``Workload``.
+
     Args:
         work: What to train; its model is trained in place.
         epochs: Passes over ``train_loader``; an incomplete group of batches at a pass's end is a step of its own. A
@@ -68,8 +71,9 @@ def fit(
             weights are not finite. ``"stop"`` ends the run with the weights of the last good moment; ``"retry"`` goes
             back to the start with ``max_lr / 3``, at most three times. Default: ``"retry"`` where the peak was picked
             here, ``"stop"`` where it was given.
-        callbacks: Called with each row of the history; the run stops where one returns True (on an accelerator, where
-            losses come in blocks of 20 steps, up to so many steps later).
+        callbacks: Called with each row of the history, on every rank; the run stops where one returns True (on an
+            accelerator, where losses come in blocks of 20 steps, up to so many steps later; of several ranks, a block
+            later).
         progress: Show progress bars and a line per epoch.
         validate_every: Validate every so many steps, and at the end. Default: at the end of each epoch.
         checkpoint_every: Write a checkpoint every so many steps, besides the ends of epochs and validations.
@@ -86,6 +90,7 @@ def fit(
         NoSuggestion: If ``"auto"`` finds no learning rate; the message says why.
         CheckpointError: If a checkpoint cannot be written, or ``out_dir`` holds another run.
         SystemExit: On SIGTERM with an ``out_dir``: after one more checkpoint, with status 143.
+        RankError: Where another rank has failed.
 
     >>> import torch
     >>> model = nn.Linear(3, 1)
@@ -104,7 +109,7 @@ def fit(
         work,
         shape=cycle if cycle is not None else OneCycle(max_lr=None),
         total_steps=steps,
-        folder=RunFolder(Path(out_dir)) if out_dir is not None else None,
+        folder=RunFolder(Path(out_dir), work.ranks) if out_dir is not None else None,
         callbacks=callbacks,
         progress=progress,
         validate_every=validate_every,
@@ -200,9 +205,7 @@ def _count_steps(work: Workload, epochs: int | None, total_steps: int | None, cy
 
 
 def _steps_per_epoch(work: Workload) -> int:
-    batches = work.batches()
-    steps = steps_per_epoch(batches, work.accumulation_steps)
-    if steps is not None:
+    if (steps := work.steps_per_epoch) is not None:
         return steps
     assert work.train_loader is not None, "batches() has refused that"
     if not rewinds(work.train_loader):
@@ -211,7 +214,7 @@ def _steps_per_epoch(work: Workload) -> int:
             "Give total_steps instead."
         )
     with data_preserved(work):
-        steps = sum(1 for _ in one_epoch(batches, work.accumulation_steps))
+        steps = sum(1 for _ in one_epoch(work.batches(), work.accumulation_steps))
     if steps == 0:
         raise ValueError("train_loader must yield at least one batch; got none. Check that its dataset is not empty.")
     return steps

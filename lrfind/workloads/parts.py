@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lrfind.workload import Workload
 
@@ -43,7 +44,8 @@ def classifier(
     """Return the workload of training ``net()`` on ``split`` by cross-entropy.
 
     The weights and the order of the batches follow from ``seed`` alone; the global random state is neither read nor
-    moved. The optimizer's own lr is a placeholder: a range test and a cycle set theirs.
+    moved. The optimizer's own lr is a placeholder: a range test and a cycle set theirs. Under ``torchrun`` the batch
+    size is that of each rank.
 
     Raises:
         ValueError: For a setting out of range.
@@ -61,14 +63,20 @@ def classifier(
     else:
         step = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(momentum, 0.999), weight_decay=weight_decay)
     train_x, train_y, val_x, val_y = (part.to(where) for part in split)
-    order = torch.Generator().manual_seed(seed)
     return Workload(
         model,
         step,
         nn.CrossEntropyLoss(),
-        DataLoader(TensorDataset(train_x, train_y), batch_size, shuffle=True, generator=order),
+        _shuffled(TensorDataset(train_x, train_y), batch_size, seed),
         DataLoader(TensorDataset(val_x, val_y), VAL_BATCH_SIZE),
     )
+
+
+def _shuffled(data: TensorDataset, batch_size: int, seed: int) -> DataLoader[tuple[Tensor, ...]]:
+    """Return a loader of the data in random order; of several ranks each reads its part."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        return DataLoader(data, batch_size, sampler=DistributedSampler(data, seed=seed))
+    return DataLoader(data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))
 
 
 def extra(module: str, package: str, workload: str) -> ModuleType:

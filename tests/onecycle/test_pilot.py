@@ -233,7 +233,7 @@ def make_list():
 
     class Sized:
         def __init__(self, batches: int, accumulation: int) -> None:
-            self.train_loader, self.accumulation_steps = range(batches), accumulation
+            self.steps_per_epoch = math.ceil(batches / accumulation)
 
     return Sized
 

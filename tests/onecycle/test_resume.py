@@ -247,7 +247,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"optimizer": "adam"}, {}, r"holds another run: optimizer was SGD and is Adam"),
     ({"optimizer": "sgd0"}, {}, r"holds another run: parameter groups 0 nesterov was True and is False"),
     ({"groups": True}, {}, r"holds another run: parameter groups was \[.*\] and is \["),
-    ({"loader": "stream"}, {}, r"holds another run: batches per epoch was 6 and is None"),
+    ({"loader": "stream"}, {}, r"holds another run: steps per epoch was 6 and is None"),
     ({"accumulation_steps": 2}, {}, r"holds another run: accumulation_steps was 1 and is 2"),
     ({"clip_grad_norm": 1.0}, {}, r"holds another run: clip_grad_norm was None and is 1.0"),
     ({"amp_dtype": torch.bfloat16}, {}, r"holds another run: amp_dtype was None and is torch.bfloat16"),
