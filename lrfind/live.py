@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +16,18 @@ from lrfind.curve import LRCurve, together
 from lrfind.progress import tell
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from lrfind.plot import ProgressPicture
 
 # Seconds between two drawings, at least ...
 INTERVAL = 0.4
-# ... and so many times what the last one took: drawing gets a twentieth of the time at most.
-PAUSE = 19
-DPI = 100
+# ... and so many times what the last one took: drawing gets a thirtieth of the time at most.
+PAUSE = 29
 
 
 class LiveCurve:
     """A picture in the output of a notebook's cell that follows a sweep; anywhere else, nothing at all.
 
-    It is drawn anew at most every 0.4 s and in at most a twentieth of the time, always in the same place, on figures
+    It is drawn anew at most every 0.4 s and in at most a thirtieth of the time, always in the same place, on figures
     that pyplot does not know. Leaving the context draws it once more: the whole curve with its pick, also after a
     Ctrl-C. If drawing fails, a line says so and the sweep goes on without.
 
@@ -49,6 +48,7 @@ class LiveCurve:
         self._lr: list[float] = []
         self._loss: list[float] = []
         self._handle: Any = None
+        self._picture: ProgressPicture | None = None
         self._due = perf_counter() + INTERVAL
         self.on = shown and in_notebook()
         """Whether anything is drawn."""
@@ -63,34 +63,38 @@ class LiveCurve:
         self._lr.append(lr)
         self._loss.append(loss)
         if perf_counter() >= self._due:
-            self._draw(self._progress)
+            self._draw(self._write_progress)
 
-    def _progress(self, ax: Axes) -> None:
-        from lrfind.plot import plot_progress
+    def _write_progress(self, file: BinaryIO) -> None:
+        if self._picture is None:
+            from lrfind.plot import ProgressPicture
 
-        curve = LRCurve(self._lr, self._loss, "interrupted", replicates=self._curves)
-        plot_progress(ax, curve, self._steps, self._end_lr)
+            self._picture = ProgressPicture(self._steps, self._lr[0], self._end_lr)
+        self._picture.save(file, LRCurve(self._lr, self._loss, "interrupted", replicates=self._curves))
 
-    def _draw(self, draw: Callable[[Axes], object]) -> None:
+    def _write_curve(self, file: BinaryIO) -> None:
+        from lrfind.plot import save_picture
+
+        save_picture(file, together(self._curves).plot, screen=True)
+
+    def _draw(self, write: Callable[[BinaryIO], None]) -> None:
         began = perf_counter()
         try:
             import matplotlib.figure  # noqa: F401  # takes longer than a drawing, but only once
 
             began = perf_counter()
-            self._show(draw)
+            self._show(write)
         except Exception as error:
             self.on = False
             tell(f"The picture of the running sweep could not be drawn ({error!r}); the sweep goes on without it.")
         now = perf_counter()
         self._due = now + max(INTERVAL, PAUSE * (now - began))
 
-    def _show(self, draw: Callable[[Axes], object]) -> None:
+    def _show(self, write: Callable[[BinaryIO], None]) -> None:
         from IPython.display import display
 
-        from lrfind.plot import save_picture
-
         file = io.BytesIO()
-        save_picture(file, draw, dpi=DPI)
+        write(file)
         data = {"image/png": file.getvalue(), "text/plain": "<a learning-rate range test>"}
         if self._handle is None:
             self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
@@ -103,12 +107,11 @@ class LiveCurve:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if not self.on or not self._curves or kind not in (None, KeyboardInterrupt):
             return
-        curve = together(self._curves)
         try:
-            self._draw(curve.plot)
+            self._draw(self._write_curve)
         except KeyboardInterrupt as stop:
             if kind is None:  # else one is under way already, with the curve
-                stop.curve = curve  # type: ignore[attr-defined]
+                stop.curve = together(self._curves)  # type: ignore[attr-defined]
                 raise
 
 

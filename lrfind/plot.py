@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 
 _HEADROOM = 0.35
 """Part of the drop that is shown above the start: a blow-up runs out of the picture."""
+_SIZE = (7.0, 4.5)
+_SCREEN_DPI = 100
+_LEGEND: dict[str, Any] = {"loc": "lower left", "fontsize": "small", "framealpha": 0.7}
+_RAW_LOOK: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": ".",
+    "markersize": 4,
+    "color": RAW,
+    "alpha": 0.6,
+    "label": "raw",
+}
+_SMOOTHED_LOOK: dict[str, Any] = {"color": TRAIN_LOSS, "linewidth": 2.0, "label": "smoothed"}
+_REPLICATE_LOOK: dict[str, Any] = {"color": TRAIN_LOSS, "linewidth": 0.9, "alpha": 0.5}
 _MARKERS = "ovs^D*Xp"
 _COLORS = (TRAIN_LOSS, PICK, METRIC, VAL_LOSS, RAW)
 _STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (9, 2, 1, 2, 1, 2)))
@@ -78,24 +91,49 @@ def plot_curve(
             zorder=3,
         )
     _mark_rules(ax, curve, smoothed, rules)
-    _dress(ax, curve, _title(curve), remarks)
+    _dress(ax, curve, remarks)
     return ax
 
 
-def plot_progress(ax: Axes, curve: LRCurve, steps: int, end_lr: float) -> None:
-    """Draw a sweep that is still running: what ``plot_curve`` shows, less the pick, over the whole range.
+class ProgressPicture:
+    """A sweep that is still running: what ``plot_curve`` shows, less the pick, over the whole range.
+
+    It is made once and then brought up to date, which takes half the time of a new picture.
 
     Args:
-        ax: where to draw.
-        curve: the points so far, at least one.
         steps: how many are planned.
+        start_lr: rate of the first of them.
         end_lr: rate of the last of them.
     """
-    _draw_losses(ax, curve, curve.smoothed())
-    ax.set_xlim(float(curve.lr[0]), end_lr)
-    at = f"lr {curve.lr[-1]:.1e}, loss {curve.loss[-1]:.4g}"
-    _dress(ax, curve, f"step {len(curve)} of {steps}, {at}")
-    ax.set_ylabel("loss")
+
+    def __init__(self, steps: int, start_lr: float, end_lr: float) -> None:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import NullLocator
+
+        self._steps = steps
+        self._figure = Figure(figsize=_SIZE)
+        self._ax = ax = self._figure.subplots()
+        ax.set_xscale("log")
+        ax.set_xlim(start_lr, end_lr)
+        # Typesetting powers of ten, and the small ticks, would take as long as all the rest.
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+        (self._raw,) = ax.plot([], [], **_RAW_LOOK)
+        (self._smoothed,) = ax.plot([], [], **_SMOOTHED_LOOK)
+        _name_axes(ax, "", "loss")
+        ax.legend(**_LEGEND)
+
+    def save(self, file: BinaryIO, curve: LRCurve) -> None:
+        """Write a PNG of the points so far, at least one; the sweeps before this one are its replicates."""
+        ax, number, smoothed = self._ax, is_number(curve.loss), curve.smoothed()
+        self._raw.set_data(curve.lr[number], curve.loss[number])
+        self._smoothed.set_data(curve.lr, smoothed)
+        for replicate in curve.replicates[len(ax.lines) - 2 :]:
+            ax.plot(replicate.lr, replicate.smoothed(), **_REPLICATE_LOOK)
+        ax.set_ylim(*loss_range(curve, smoothed))
+        title = f"step {len(curve)} of {self._steps}, lr {curve.lr[-1]:.1e}, loss {curve.loss[-1]:.4g}"
+        ax.set_title(title, loc="left", fontsize="medium")
+        self._figure.savefig(file, format="png", dpi=_SCREEN_DPI)
 
 
 def plot_comparison(
@@ -147,7 +185,7 @@ def plot_comparison(
             at_pick = {**looks[name], "linestyle": "none", "markeredgecolor": ax.get_facecolor()}
             ax.plot(*ends[name], **at_pick, markersize=9, zorder=4)
     kinds = sorted({str(curve.facts.get("loss", "training")) for curve in curves.values()})
-    _name_axes(ax, f"{len(curves)} range tests, and the max_lr of each", " and ".join(kinds))
+    _name_axes(ax, f"{len(curves)} range tests, and the max_lr of each", " and ".join(kinds) + " loss")
     labels = {name: f"{name}: {picks[name].lr:.2g}" if name in picks else f"{name}: none" for name in curves}
     _label_lines(ax, labels, looks, ends, chosen)
     _remark(ax, [f"{name}: no suggestion. {reason}" for name, reason in reasons.items()])
@@ -207,19 +245,10 @@ def _draw_losses(ax: Axes, curve: LRCurve, smoothed: np.ndarray) -> None:
     ax.set_xscale("log")
     number = is_number(curve.loss)
     # Points that lie above the picture are clipped; those that are no number have no place in it.
-    ax.plot(
-        curve.lr[number],
-        curve.loss[number],
-        linestyle="none",
-        marker=".",
-        markersize=4,
-        color=RAW,
-        alpha=0.6,
-        label="raw",
-    )
+    ax.plot(curve.lr[number], curve.loss[number], **_RAW_LOOK)
     for replicate in curve.replicates:
-        ax.plot(replicate.lr, replicate.smoothed(), color=TRAIN_LOSS, linewidth=0.9, alpha=0.5)
-    ax.plot(curve.lr, smoothed, color=TRAIN_LOSS, linewidth=2.0, label="smoothed")
+        ax.plot(replicate.lr, replicate.smoothed(), **_REPLICATE_LOOK)
+    ax.plot(curve.lr, smoothed, **_SMOOTHED_LOOK)
     constant = curve.facts.get("constant_loss")
     low, high = loss_range(curve, smoothed)
     ax.set_ylim(low, high)
@@ -269,18 +298,14 @@ def _height(curve: LRCurve, smoothed: np.ndarray, lr: float) -> float:
     return float(np.interp(math.log(lr), np.log(curve.lr[finite]), smoothed[finite]))
 
 
-def _title(curve: LRCurve) -> str:
+def _dress(ax: Axes, curve: LRCurve, remarks: Sequence[str]) -> None:
     batch_size = curve.facts.get("batch_size")
     optimizer = curve.facts.get("optimizer")
     how = [f"{len(curve)} steps", f"ended: {curve.status}"]
     how += [str(optimizer)] if optimizer else []
     how += [f"batch {batch_size}"] if batch_size else []
-    return ", ".join(how)
-
-
-def _dress(ax: Axes, curve: LRCurve, title: str, remarks: Sequence[str] = ()) -> None:
-    _name_axes(ax, title, str(curve.facts.get("loss", "training")))
-    ax.legend(loc="lower left", fontsize="small", framealpha=0.7)
+    _name_axes(ax, ", ".join(how), f"{curve.facts.get('loss', 'training')} loss")
+    ax.legend(**_LEGEND)
     _remark(ax, remarks)
 
 
@@ -303,19 +328,27 @@ def _remark(ax: Axes, remarks: Sequence[str]) -> None:
         )
 
 
-def _name_axes(ax: Axes, title: str, loss: str) -> None:
+def _name_axes(ax: Axes, title: str, losses: str) -> None:
     ax.set_title(title, loc="left", fontsize="medium")
     ax.set_xlabel("learning rate (log scale)")
-    ax.set_ylabel(f"{loss} loss")
+    ax.set_ylabel(losses)
     ax.grid(True, which="major", alpha=0.25)
 
 
 def save_picture(
-    file: Path | BinaryIO, draw: Callable[[Axes], object], width: float = 7, height: float = 4.5, dpi: int = 150
+    file: Path | BinaryIO,
+    draw: Callable[[Axes], object],
+    width: float = _SIZE[0],
+    height: float = _SIZE[1],
+    *,
+    screen: bool = False,
 ) -> None:
-    """Write a PNG of what ``draw`` puts on empty axes; size in inches. pyplot neither shows nor keeps it."""
+    """Write a PNG of what ``draw`` puts on empty axes; size in inches. pyplot neither shows nor keeps it.
+
+    ``screen``: in the fewer pixels of a picture that is looked at on a screen and not kept.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     draw(figure.subplots())
-    figure.savefig(file, format="png", dpi=dpi)
+    figure.savefig(file, format="png", dpi=_SCREEN_DPI if screen else 150)

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lrfind import Workload, live, range_test
 from lrfind.live import in_notebook
-from lrfind.plot import save_picture
 
+SAVEFIG = Figure.savefig
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,11 +51,9 @@ class Notebook:
         self.updates: list[dict[str, Any]] = []
         self.titles: list[str] = []
 
-    def save(self, file: Any, draw: Callable[[Any], object], dpi: int) -> None:
-        """Draw without rendering, which takes most of the time."""
-        ax = Figure().subplots()
-        draw(ax)
-        self.titles.append(ax.get_title(loc="left"))
+    def savefig(self, figure: Figure, file: Any) -> None:
+        """Keep the title and do not render, which takes most of the time."""
+        self.titles.append(figure.axes[0].get_title(loc="left"))
         file.write(b"\x89PNG")
 
     def display(self, data: dict[str, Any], *, raw: bool, display_id: bool) -> Any:
@@ -83,7 +81,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
     notebook = Notebook()
     monkeypatch.setitem(sys.modules, "IPython", ipython(SimpleNamespace(kernel=object())))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=notebook.display))
-    monkeypatch.setattr("lrfind.plot.save_picture", notebook.save)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: notebook.savefig(figure, file))
     monkeypatch.setattr(live, "INTERVAL", 0.0)
     monkeypatch.setattr(live, "PAUSE", 0.0)
     return notebook
@@ -198,7 +196,7 @@ def test_the_sweep_is_the_same_bit_for_bit(notebook):
 
 def test_pyplot_knows_nothing_of_it(figure, notebook, monkeypatch):
     """The user's current figure stays current, and no figure is added, by real drawings too."""
-    monkeypatch.setattr("lrfind.plot.save_picture", save_picture)
+    monkeypatch.setattr(Figure, "savefig", SAVEFIG)
     sweep(workload(), num_iter=10)
 
     assert len(notebook.updates) >= 9
@@ -227,7 +225,7 @@ def test_a_drawing_that_fails_is_the_last(notebook, monkeypatch, capsys):
         attempts.append(1)
         raise RuntimeError("no canvas")
 
-    monkeypatch.setattr("lrfind.plot.save_picture", broken)
+    monkeypatch.setattr(Figure, "savefig", broken)
     curve = sweep(workload())
 
     assert curve.loss.tolist() == sweep(workload(), progress=False).loss.tolist()
@@ -263,7 +261,7 @@ def test_ctrl_c_gives_back_the_curve_and_its_picture(notebook):
 
 def test_ctrl_c_in_a_drawing_is_one_in_the_sweep(notebook, monkeypatch):
     """It is no failure of the picture: everything is restored and the curve so far handed over."""
-    monkeypatch.setattr("lrfind.plot.plot_progress", _pressed)
+    monkeypatch.setattr("lrfind.plot.ProgressPicture.save", _pressed)
     work = workload()
     before = weights(work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 
 from lrfind.compare import compare
 from lrfind.curve import LRCurve
 from lrfind.palette import PICK
-from lrfind.plot import plot_curve, plot_progress
+from lrfind.plot import ProgressPicture, plot_curve
 from lrfind.suggest import Suggestion
 
 LR = np.geomspace(1e-7, 10, 100)
@@ -150,16 +152,34 @@ def test_validation_sweeps_say_so():
 # -- a sweep that runs -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("points", [1, 2, 40])
-def test_progress_is_drawn_over_the_whole_range(points):
+def test_progress_is_drawn_over_the_whole_range(monkeypatch):
     """The axis of rates stands still while the points come; the title tells where the sweep is. No pick yet."""
-    _, ax = plt.subplots()
-    plot_progress(ax, LRCurve(LR[:points], curve().loss[:points], "interrupted"), 100, 10.0)
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    picture = ProgressPicture(100, LR[0], 10.0)
 
-    assert ax.get_xlim() == (LR[0], 10.0)
-    assert ax.get_title(loc="left").startswith(f"step {points} of 100, lr ")
+    for points in (1, 2, 40):
+        so_far = LRCurve(LR[:points], curve().loss[:points], "interrupted")
+        picture.save(io.BytesIO(), so_far)
+        (ax,) = figures[-1].axes
+        raw, smoothed = ax.lines
+        assert ax.get_xlim() == (LR[0], 10.0)
+        assert ax.get_title(loc="left").startswith(f"step {points} of 100, lr ")
+        assert ax.get_ylim()[0] < so_far.loss.min() < ax.get_ylim()[1]
+        assert raw.get_ydata().tolist() == so_far.loss.tolist()
+        assert smoothed.get_ydata().tolist() == so_far.smoothed().tolist()
     assert legend(ax) == ["raw", "smoothed"]
     assert ax.get_ylabel() == "loss"
+
+
+def test_progress_shows_the_sweeps_before():
+    """Each is added once, whichever drawing comes after it; the picture is a PNG."""
+    picture, file = ProgressPicture(100, LR[0], 10.0), io.BytesIO()
+
+    for before in (0, 1, 1, 3):
+        picture.save(file, curve(replicates=[curve()] * before))
+        assert len(picture._ax.lines) == 2 + before
+    assert file.getvalue().startswith(b"\x89PNG")
 
 
 # -- several curves ----------------------------------------------------------------------------------------------
