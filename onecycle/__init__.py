@@ -5,6 +5,7 @@ from __future__ import annotations
 from onecycle.auto import pick_max_lr
 from onecycle.checkpoint import CheckpointError
 from onecycle.logs import History, TensorBoardLog
+from onecycle.reports.page import report
 from onecycle.run import Run, load_history
 from onecycle.schedule import OneCycle
 from onecycle.scheduler import OneCycleLR
@@ -20,4 +21,5 @@ __all__ = [
     "fit",
     "load_history",
     "pick_max_lr",
+    "report",
 ]

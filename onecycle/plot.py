@@ -49,7 +49,7 @@ def plot_schedule(cycle: OneCycle, ax: Axes | None = None) -> Axes:
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
 
-    steps = _steps_to_draw(cycle, last_step)
+    steps = steps_to_draw(cycle)
     for group, peak in enumerate(peaks):
         lrs = [cycle.lr(step, group) for step in steps]
         ax.plot(steps, lrs, color=palette.LR, linewidth=2.4 if peak == max(peaks) else 1.2)
@@ -73,8 +73,9 @@ def plot_schedule(cycle: OneCycle, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _steps_to_draw(cycle: OneCycle, last_step: int) -> list[int]:
-    # A long cycle is drawn from fewer steps than it has, but never without those around a corner.
+def steps_to_draw(cycle: OneCycle) -> list[int]:
+    """Return the steps from which to draw a cycle: fewer than a long one has, but never without those at a corner."""
+    last_step = cycle.require_total_steps() - 1
     corners = [step for phase in cycle.phases for step in (int(phase.end), int(phase.end) + 1)]
     steps = {*np.linspace(0, last_step, min(last_step + 1, MAX_POINTS)).astype(int).tolist(), *corners}
     return sorted(step for step in steps if 0 <= step <= last_step)
