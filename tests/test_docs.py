@@ -8,16 +8,22 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import matplotlib.pyplot as plt
 import pytest
 
 import lrfind
 import onecycle
+from lrfind import cli as lrfind_cli
+from onecycle import cli as onecycle_cli
 from tests.reader import readers_own
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,21 +136,32 @@ def test_every_public_name_is_in_the_reference(site):
 
 
 def test_every_result_is_on_the_site(site):
-    """Each page of the experiments, with its pictures, and a link to it from the overview."""
+    """Each page of the experiments (what begins with a title), its pictures, and a link from the overview."""
     results = ROOT / "experiments" / "results"
-    pages = [path.relative_to(results) for path in results.rglob("*.md")]
+    pages = [path.relative_to(results) for path in results.rglob("*.md") if path.read_text("utf-8").startswith("# ")]
     overview = (site / "results" / "index.html").read_text(encoding="utf-8")
 
     assert pages
     assert [page for page in pages if page.with_suffix(".html").as_posix() not in overview] == []
-    assert [path for path in results.rglob("*.png") if not (site / "results" / path.relative_to(results)).is_file()] == []
+    assert [
+        path for path in results.rglob("*.png") if not (site / "results" / path.relative_to(results)).is_file()
+    ] == []
 
 
-def test_every_flag_is_on_the_page_of_commands(site):
-    """The page shows what ``--help`` says."""
+def test_every_command_and_flag_is_on_the_page_of_commands(site):
+    """The page has a heading for each command, and shows what its ``--help`` says."""
     page = (site / "commands.html").read_text(encoding="utf-8")
+    names = [
+        f"{prog}-{command.__metadata__[0].name}"
+        for prog, commands in (("onecycle", onecycle_cli.Commands), ("lrfind", lrfind_cli.Commands))
+        for command in get_args(commands)
+    ]
 
-    assert all(flag in page for flag in ("--three-phase", "--final-div-factor", "--resume", "--val-batches", "--all-rules"))
+    assert len(names) >= 7
+    assert [
+        name for name in names if f'id="{name}"' not in page or f"usage: {name.replace('-', ' ')}" not in page
+    ] == []
+    assert all(flag in page for flag in ("--three-phase", "--final-div-factor", "--resume", "--all-rules"))
 
 
 def test_every_message_explained_is_one_that_is_given():
@@ -161,3 +178,55 @@ def test_every_message_explained_is_one_that_is_given():
 
     assert len(quoted) > 15
     assert [part for quote in quoted for part in quote.split(" … ") if part not in said] == []
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and does not write about it."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(site) -> Iterator[str]:
+    """Where the site is served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    "name", ["index", "coming-from/fastai", "reference/onecycle", "commands", "results/regret/regret"]
+)
+def test_a_page_in_a_browser(browser, address, name, width, scheme):
+    """Nothing is asked of another machine, the console is silent, and nothing sticks out of a phone's screen."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked, said = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+
+    assert [url for url in asked if not url.startswith((address, "data:"))] == []
+    assert said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 3 * 128) == (scheme == "dark")
+    page.close()
+
+
+def test_the_search_finds_a_guide(browser, address):
+    """It works in the browser alone."""
+    page = browser.new_page()
+    page.goto(f"{address}/index.html", wait_until="networkidle")
+
+    page.locator("label[for=__search]").first.dispatch_event("click")
+    page.locator(".md-search__input").press_sequentially("resume")
+    found = page.locator(".md-search-result__item").first
+    found.wait_for(timeout=10_000)
+
+    assert "resume" in page.locator(".md-search-result__list").inner_text().lower()
+    page.close()

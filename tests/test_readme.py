@@ -1,8 +1,9 @@
-"""README.md: every Python block runs, every command and file that it names is there."""
+"""README.md: every Python block runs, every command and file that it names is there; README.zh.md says the same."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,8 @@ from tests.reader import python_blocks, readers_own
 README = Path(__file__).resolve().parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 BLOCKS = python_blocks(TEXT)
+CHINESE = README.with_suffix(".zh.md").read_text(encoding="utf-8")
+FENCED = re.compile(r"^```.*?^```", flags=re.MULTILINE | re.DOTALL)
 
 
 def test_there_are_python_blocks():
@@ -58,3 +61,26 @@ def test_every_command_named_is_understood(line):
     commands = {"lrfind": lrfind_cli.Commands, "onecycle": onecycle_cli.Commands}[prog]
 
     console.parse(prog, "", commands, words)
+
+
+def test_the_translation_shows_the_same_code():
+    """Block for block, comments too."""
+    assert FENCED.findall(CHINESE) == FENCED.findall(TEXT)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"\d[\d.,]*\d|\d", r"`[^`\n]+`", r"\]\(([^)]+)\)", r"^#+ "],
+    ids=["numbers", "code words", "links", "headings"],
+)
+def test_the_translation_says_as_much(pattern):
+    """The same numbers, words of code, links and headings: what changes in one README has to change in the other."""
+
+    def found(text: str) -> Counter[str]:
+        prose = FENCED.sub("", text).replace("README.zh.md", "README.md")  # each names the other at its top
+        return Counter(re.findall(pattern, prose, flags=re.MULTILINE))
+
+    english, chinese = found(TEXT), found(CHINESE)
+
+    assert english - chinese == Counter(), "in README.md, not in README.zh.md"
+    assert chinese - english == Counter(), "in README.zh.md, not in README.md"

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,11 @@ PAPERS = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 PICTURES = {".png", ".svg", ".jpg", ".gif"}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 HELP = re.compile(r"<!-- help: (.+) -->")
+# What the header of a result says about machine, versions, seeds and runs.
+CAME_ABOUT = re.compile(r"(?m)^- date: .+\n(?:(?:- | ).+\n)*")
+# The row below a table's head. A table of so many characters there has the whole width of the page.
+COLUMNS = re.compile(r"(?m)^\|(?: ?:?-+:? ?\|)+$")
+WIDE = 50
 # Wide enough for tyro's two columns, narrow enough for a page.
 HELP_COLUMNS = "96"
 
@@ -46,15 +52,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in what a page asks for, and mend the links of pages that were written for another place."""
     sources = {uri: source for source, uri in _published().items()}
-    if page.file.src_uri in sources:
-        return _moved(markdown, sources[page.file.src_uri], page.file.src_uri)
+    source = sources.get(page.file.src_uri)
+    if source is not None and source.startswith(RESULTS):
+        if max(map(len, COLUMNS.findall(markdown)), default=0) > WIDE:
+            page.meta["hide"] = ["toc"]
+        markdown = _with_pictures(CAME_ABOUT.sub(_folded, markdown), source)
+    if source is not None:
+        return _moved(markdown, source, page.file.src_uri)
     markdown = markdown.replace("<!-- experiments -->", "\n".join(_cards()))
     return HELP.sub(lambda match: f"```text\n{_help_of(match[1].split())}\n```", markdown)
 
 
 def _published() -> dict[str, str]:
     """Map files of the repository to where they are on the site: pages, pictures, and files that a page links to."""
-    pages = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / RESULTS).rglob("*.md"))]
+    pages = _pages(ROOT / RESULTS)
     others = [path.relative_to(ROOT).as_posix() for path in (ROOT / RESULTS).rglob("*") if path.suffix in PICTURES]
     for page in pages:
         links = (_target(page, match[3]) for match in LINK.finditer(_text(page)))
@@ -62,6 +73,12 @@ def _published() -> dict[str, str]:
     taken = {source: "results" + source.removeprefix(RESULTS) for source in (*pages, *others)}
     pictures = (path.relative_to(ROOT).as_posix() for path in (ROOT / "assets").iterdir() if path.suffix in PICTURES)
     return taken | PAPERS | {source: source for source in pictures}
+
+
+def _pages(folder: Path) -> list[str]:
+    """Return the pages below a folder: what begins with a title. Other Markdown is a part of one."""
+    found = (path.relative_to(ROOT).as_posix() for path in sorted(folder.rglob("*.md")))
+    return [source for source in found if _text(source).startswith("# ")]
 
 
 def _target(source: str, link: str) -> str:
@@ -88,6 +105,35 @@ def _moved(markdown: str, source: str, uri: str) -> str:
     return LINK.sub(mended, _lists_apart(markdown))
 
 
+def _folded(facts: re.Match[str]) -> str:
+    """Return the header of a result as a box to be opened."""
+    return '??? note "How these numbers came about"\n\n' + textwrap.indent(facts[0], "    ") + "\n"
+
+
+def _with_pictures(markdown: str, source: str) -> str:
+    """Show the pictures of an experiment that no page of it shows, on its main page above the first table."""
+    folder = (ROOT / source).parent
+    shown = {_target(page, link[3]) for page in _beside(source) for link in LINK.finditer(_text(page)) if link[1]}
+    pictures = [path for path in sorted(folder.iterdir()) if path.suffix in PICTURES]
+    missing = [path for path in pictures if path.relative_to(ROOT).as_posix() not in shown]
+    if not missing or source != _beside(source)[0]:
+        return markdown
+    # The picture named like the page says most.
+    missing.sort(key=lambda path: path.stem != PurePosixPath(source).stem)
+    drawn = "".join(f"![{path.stem.replace('_', ' ')}]({path.name})\n\n" for path in missing)
+    first = re.search(r"(?m)^(?:## |\|)", markdown)
+    place = first.start() if first else len(markdown)
+    return f"{markdown[:place]}{drawn}{markdown[place:]}"
+
+
+def _beside(source: str) -> list[str]:
+    """Return the pages in the folder of a page, the main one first: it has the experiment's name."""
+    folder = PurePosixPath(source).parent
+    names = {PurePosixPath(source).relative_to(RESULTS).parts[0], folder.name}
+    pages = [page for page in _pages(ROOT / folder) if PurePosixPath(page).parent == folder]
+    return sorted(pages, key=lambda page: (PurePosixPath(page).stem not in names, page))
+
+
 def _lists_apart(markdown: str) -> str:
     """Put an empty line before a list that follows a paragraph at once: Python-Markdown needs it, GitHub does not."""
     return re.sub(r"(?m)^(?![-*|#>\s]|\d+\. |```)(.+)\n(?=(?:[-*]|1\.) )", r"\1\n\n", markdown)
@@ -96,7 +142,7 @@ def _lists_apart(markdown: str) -> str:
 def _experiments() -> Iterator[tuple[str, list[str]]]:
     """Yield the name of each experiment and its pages, the main one first."""
     for folder in sorted(path for path in (ROOT / RESULTS).iterdir() if path.is_dir()):
-        pages = [path.relative_to(ROOT).as_posix() for path in folder.rglob("*.md")]
+        pages = _pages(folder)
         pages.sort(key=lambda page, main=f"{RESULTS}/{folder.name}/{folder.name}.md": (page != main, page))
         if pages:
             yield folder.name, pages
@@ -105,21 +151,26 @@ def _experiments() -> Iterator[tuple[str, list[str]]]:
 def _results_nav() -> list[Any]:
     published = _published()
     return [
-        published[pages[0]] if len(pages) == 1 else {_title(pages[0]): [{_title(page): published[page]} for page in pages]}
+        published[pages[0]]
+        if len(pages) == 1
+        else {_title(pages[0]): [{_title(page): published[page]} for page in pages]}
         for _, pages in _experiments()
     ]
 
 
 def _cards() -> Iterator[str]:
-    """Yield a list of the experiments: title, question, first picture."""
+    """Yield the experiments as Markdown: title, question, first picture."""
     for _, pages in _experiments():
         text, uri = _text(pages[0]), _published()[pages[0]].removeprefix("results/")
         paragraphs = [part for part in re.split(r"\n\s*\n", text) if not part.startswith(("#", "-", "|", "!", "<"))]
-        pictures = sorted(path.name for path in (ROOT / pages[0]).parent.iterdir() if path.suffix in PICTURES)
-        own = [name for name in pictures if Path(name).stem == Path(pages[0]).stem]
+        shown = [link[3] for link in LINK.finditer(text) if link[1]]
+        own = PurePosixPath(pages[0]).stem
+        drawn = [path for path in sorted((ROOT / pages[0]).parent.iterdir()) if path.suffix in PICTURES]
+        drawn = [path.name for path in sorted(drawn, key=lambda path, own=own: path.stem != own)]
+        picture = next(iter([*shown, *drawn]), None)
         yield f"## [{_title(pages[0])}]({uri})\n"
         yield f"{paragraphs[0].strip()}\n" if paragraphs else ""
-        yield f"[![{_title(pages[0])}]({PurePosixPath(uri).parent / (own or pictures)[0]})]({uri})\n" if pictures else ""
+        yield f"[![{_title(pages[0])}]({PurePosixPath(uri).parent / picture})]({uri})\n" if picture else ""
         further = ", ".join(f"[{_title(page)}]({_published()[page].removeprefix('results/')})" for page in pages[1:])
         yield f"More: {further}.\n" if further else ""
 
@@ -130,8 +181,7 @@ def _text(source: str) -> str:
 
 def _title(source: str) -> str:
     """Return a page's heading, with the folder below the experiment's that it lies in."""
-    heading = re.search(r"(?m)^# (.+)$", _text(source))
-    title = heading[1].replace("`", "") if heading else PurePosixPath(source).stem
+    title = _text(source).splitlines()[0].removeprefix("# ").replace("`", "")
     below = PurePosixPath(source).relative_to(RESULTS).parts[1:-1]
     return f"{title} ({', '.join(below)})" if below else title
 
@@ -146,4 +196,7 @@ def _help_of(words: list[str]) -> str:
     plain = {"COLUMNS": HELP_COLUMNS, "NO_COLOR": "1", "TERM": "dumb"}
     with mock.patch.dict(os.environ, plain), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         main([*words[1:], "--help"])
-    return re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).strip()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).strip().splitlines()
+    return "\n".join(
+        textwrap.fill(line, int(HELP_COLUMNS)) if len(line) > int(HELP_COLUMNS) else line for line in lines
+    )
