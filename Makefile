@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test lint format docs notebooks clean
 
 # One thread: the net is so small that a second one only waits for the first.
 demo: $(VENV)/examples.stamp
@@ -26,6 +26,10 @@ format: $(VENV)/dev.stamp
 # The documentation site, in site/. The variable silences advice about another site generator.
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Run them again, and keep their outputs in the files.
+notebooks: $(VENV)/dev.stamp
+	$(BIN)/python -m notebooks.execute
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
