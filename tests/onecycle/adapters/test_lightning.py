@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from lrfind import range_test
 from onecycle import OneCycle
 from onecycle.auto import pick_with_curve
+from tests.ranks import results
 
 pl = pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
 
@@ -187,13 +188,18 @@ def test_training_is_as_if_nothing_had_been_measured(tmp_path, settings, monkeyp
     assert alone.random == measured.random
 
 
+def said(peak: float) -> Any:
+    """A pick as far as the callback looks at it."""
+    return SimpleNamespace(suggestion=SimpleNamespace(lr=peak))
+
+
 def _measured_as(peak: float) -> Callable[..., Any]:
     """A measurement that is taken, and then says ``peak``."""
 
     def measure(work: Any, shape: OneCycle, method: Any, *, progress: bool) -> Any:
         pick = pick_with_curve(work, total_steps=15, method=method, cycle=shape, progress=False)
         assert pick.suggestion.steps_used > 20
-        return SimpleNamespace(suggestion=SimpleNamespace(lr=peak)), replace(shape, max_lr=peak)
+        return said(peak), replace(shape, max_lr=peak)
 
     return measure
 
@@ -210,7 +216,7 @@ def test_the_sweep_takes_lightnings_own_steps(tmp_path, settings, monkeypatch):
 
     def sweep(work: Any, shape: OneCycle, method: Any, *, progress: bool) -> Any:
         curves.append(range_test(work, start_lr=1e-3, end_lr=10, num_iter=15, stop_factor=math.inf, progress=False))
-        return SimpleNamespace(suggestion=SimpleNamespace(lr=0.1)), replace(shape, max_lr=0.1)
+        return said(0.1), replace(shape, max_lr=0.1)
 
     monkeypatch.setattr(adapter, "measure", sweep)
     settings = {"max_epochs": 5} | settings
@@ -338,6 +344,37 @@ def test_after_an_error_the_trainer_is_as_it_was(tmp_path):
     assert callback in run.callbacks
     assert "log" not in vars(module)
     assert module.steps == 0
+
+
+def under_ddp(folder: str) -> dict[str, Any]:
+    """Train as one of two processes: with the peak that a measurement is to say, and measured."""
+    torch.set_num_threads(1)
+    told: list[Any] = []
+
+    def measure(work: Any, shape: OneCycle, method: Any, *, progress: bool) -> Any:
+        told.append(pick_with_curve(work, total_steps=15, method=method, cycle=shape, progress=False))
+        return said(0.3), replace(shape, max_lr=0.3)
+
+    adapter.measure = measure
+    ends: list[Any] = []
+    for with_callback in (False, True):
+        seeded()
+        scheduler = None if with_callback else lambda optimizer, steps: OneCycle(0.3, steps).scheduler(optimizer)
+        module, callbacks = Net(scheduler), [OneCycleCallback()] if with_callback else []
+        run = train(folder, module, *callbacks, devices=2, strategy="ddp", accumulate_grad_batches=2)
+        ends.append(([value.tolist() for value in state_of(module, run)], module.lrs))
+    picks = [(pick.suggestion.lr, pick.curve.loss.tolist()) for pick in told]
+    return {"picks": picks, "alone": ends[0], "measured": ends[1]}
+
+
+def test_two_ranks_under_ddp_agree(tmp_path):
+    """One pick, bit for bit, on both; and training goes on as if nothing had been measured."""
+    first, second = results(2, under_ddp, str(tmp_path))
+
+    assert len(first["picks"]) == 1
+    assert first["picks"] == second["picks"]
+    assert first["measured"] == first["alone"]
+    assert second["measured"] == second["alone"]
 
 
 class Manual(Net):

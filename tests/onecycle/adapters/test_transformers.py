@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from lrfind import Workload, range_test
 from onecycle import OneCycle
 from onecycle.auto import pick_with_curve
+from tests.ranks import results
 
 transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
 pytest.importorskip("accelerate", reason="needs the extra transformers")
@@ -352,6 +354,44 @@ def test_after_an_error_the_trainer_is_as_it_was(tmp_path):
 
     assert "log" not in vars(run)
     assert (run.tokens, dict(run.counted), run.state.log_history) == (0, {}, [])
+
+
+def under_ddp(folder: str) -> dict[str, Any]:
+    """Train as one of two processes: with the peak that a measurement is to say, and measured."""
+    torch.set_num_threads(1)
+    # The processes have met already; Accelerate wants to be told where, all the same.
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    told: list[Any] = []
+
+    def measure(work: Any, shape: OneCycle, method: Any, *, progress: bool) -> Any:
+        told.append(pick_with_curve(work, total_steps=15, method=method, cycle=shape, progress=False))
+        return said(0.3), replace(shape, max_lr=0.3)
+
+    adapter.measure = measure
+    ends: list[Any] = []
+    for with_callback in (False, True):
+        seeded()
+        run = trainer(folder, gradient_accumulation_steps=2, ddp_backend="gloo", ddp_find_unused_parameters=False)
+        assert run.args.world_size == 2
+        if with_callback:
+            OneCycleCallback(run)
+        else:
+            run.create_optimizer()
+            run.lr_scheduler = OneCycle(0.3, 6).scheduler(run.optimizer)
+        run.train()
+        ends.append(([value.tolist() for value in state_of(run)], run.lrs))
+    picks = [(pick.suggestion.lr, pick.curve.loss.tolist()) for pick in told]
+    return {"picks": picks, "alone": ends[0], "measured": ends[1]}
+
+
+def test_two_ranks_under_ddp_agree(tmp_path):
+    """One pick, bit for bit, on both; and training goes on as if nothing had been measured."""
+    first, second = results(2, under_ddp, str(tmp_path))
+
+    assert len(first["picks"]) == 1
+    assert first["picks"] == second["picks"]
+    assert first["measured"] == first["alone"]
+    assert second["measured"] == second["alone"]
 
 
 @pytest.mark.parametrize(
