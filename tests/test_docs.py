@@ -177,7 +177,7 @@ def test_every_message_explained_is_one_that_is_given():
     quoted = re.findall(r"^### (.+)$", guide, flags=re.MULTILINE)
 
     assert len(quoted) > 15
-    assert [part for quote in quoted for part in quote.split(" … ") if part not in said] == []
+    assert [part for quote in quoted for part in re.split(r"\s*…\s*", quote) if part not in said] == []
 
 
 class Quiet(SimpleHTTPRequestHandler):
