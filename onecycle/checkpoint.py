@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 import warnings
 import zipfile
@@ -42,6 +43,9 @@ class Checkpoints:
         ranks: Who trains along.
     """
 
+    suffix = ".pt"
+    others = "a sharded model"  # what checkpoints of another kind are of
+
     def __init__(self, folder: Path, ranks: Ranks = ALONE) -> None:
         self.folder = folder
         self.ranks = ranks
@@ -56,14 +60,14 @@ class Checkpoints:
             CheckpointError: If it cannot be written.
         """
         self.wait()
-        record = self._with_places(record)
-        if not self.ranks.first:
+        content = self._content(record)
+        if content is None:
             return
-        self._write(self.folder / "start.pt", record)
+        self._write(self.folder / f"start{self.suffix}", record["step"], content)
         self.wait()
-        for path in self.paths():
-            if path.name > _name(record["step"]):
-                path.unlink()
+        for path in self.paths() if self.ranks.first else ():
+            if path.name > self._name(record["step"]):
+                remove(path)
 
     def save(self, step: int, record: dict[str, Any], after: Callable[[], None] = lambda: None) -> None:
         """Write ``record`` as the checkpoint of ``step``, in the background.
@@ -77,11 +81,11 @@ class Checkpoints:
             CheckpointError: If the one before this could not be written (a full disk, say).
         """
         self.wait()
-        record = self._with_places(record)
-        if not self.ranks.first:
+        content = self._content(record)
+        if content is None:
             return
         self._writer = threading.Thread(
-            target=self._write, args=(self.folder / _name(step), record, after), name="onecycle checkpoint"
+            target=self._write, args=(self.folder / self._name(step), step, content, after), name="onecycle checkpoint"
         )
         self._writer.start()
 
@@ -109,7 +113,7 @@ class Checkpoints:
             CheckpointError: If it cannot be read.
         """
         self.wait()
-        return self._read(self.folder / "start.pt")
+        return self._read(self.folder / f"start{self.suffix}")
 
     def newest(self) -> dict[str, Any] | None:
         """Return the newest checkpoint, or the start of the run; None where there is neither.
@@ -120,6 +124,11 @@ class Checkpoints:
             CheckpointError: If there are checkpoints and none can be read.
         """
         paths = self.ranks.from_first(self._newest_first)
+        if not paths and self.any():
+            raise CheckpointError(
+                f"{self.folder} holds checkpoints of {self.others}, which this run cannot go on from. Prepare the "
+                "model as it was then, or give another out_dir."
+            )
         for path in paths:
             try:
                 record = self._read(path)
@@ -139,14 +148,22 @@ class Checkpoints:
         return None
 
     def any(self) -> bool:
-        """Tell whether there is one, readable or not."""
-        return bool(self._newest_first())
+        """Tell whether there is one, readable or not, of this kind or another."""
+        return any(self.folder.glob("step-*")) or any(self.folder.glob("start*"))
 
-    def _with_places(self, record: dict[str, Any]) -> dict[str, Any]:
+    def _content(self, record: dict[str, Any]) -> Any:
+        """Return what this rank is to write of a record; None for nothing."""
         if self.ranks.size == 1:
             return record
         _, *others = self.ranks.gather(record["place"])
-        return record | {OTHER_PLACES: others}
+        return record | {OTHER_PLACES: others} if self.ranks.first else None
+
+    def _put(self, path: Path, content: Any) -> None:
+        """Write to a path, as far as the disk itself."""
+        with open(path, "wb") as file:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _read(self, path: Path) -> dict[str, Any]:
         record = read(path)
@@ -157,33 +174,45 @@ class Checkpoints:
         return record
 
     def paths(self) -> list[Path]:
-        """Return the files of whole checkpoints but the start, oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
+        """Return the whole checkpoints but the start, oldest first."""
+        return sorted(self.folder.glob(f"step-*{self.suffix}"))
 
     def _newest_first(self) -> list[Path]:
-        start = self.folder / "start.pt"
+        start = self.folder / f"start{self.suffix}"
         return [*reversed(self.paths()), *([start] if start.exists() else [])]
 
-    def _write(self, target: Path, record: dict[str, Any], after: Callable[[], None] = lambda: None) -> None:
+    def _name(self, step: int) -> str:
+        return f"step-{step:08d}{self.suffix}"
+
+    def _write(self, target: Path, step: int, content: Any, after: Callable[[], None] = lambda: None) -> None:
         partial = target.with_suffix(".partial")
         try:
             after()
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
-                torch.save({"format": FORMAT, "version": VERSION, **record}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if not self._proven:
-                _prove(partial)
-                self._proven = record["step"] > 0  # by then the optimizer has its state
-            os.replace(partial, target)
-            _sync_folder(self.folder)
-            for old in self.paths()[:-KEEP]:
-                old.unlink()
+            self._put(partial, content)
+            if self.ranks.first:
+                self._take_in(partial, target, step)
         except BaseException as error:
             self._error = error
             with suppress(OSError):
-                partial.unlink(missing_ok=True)
+                remove(partial)
+
+    def _take_in(self, partial: Path, target: Path, step: int) -> None:
+        """Give what has been written its name, and remove what is not needed any more."""
+        if not self._proven:
+            self._prove(partial)
+            self._proven = step > 0  # by then the optimizer has its state
+        os.replace(partial, target)
+        _sync_folder(self.folder)
+        for old in self.paths()[:-KEEP]:
+            remove(old)
+
+    def _prove(self, path: Path) -> None:
+        """See whether what has been written can be read."""
+        try:
+            read(path)
+        except CheckpointError as error:
+            raise unreadable(error) from error
 
 
 def place_of(rank: int, places: list[dict[str, Any]]) -> dict[str, Any]:
@@ -198,19 +227,21 @@ def place_of(rank: int, places: list[dict[str, Any]]) -> dict[str, Any]:
     return first | {"began": first["began"] | own, "now": first["now"] | own}
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}.pt"
+def unreadable(error: Exception) -> CheckpointError:
+    """Return what to say where torch's reader refuses what has been written."""
+    named = re.search(r"GLOBAL (\S+)", str(error))  # by torch, in the middle of much advice
+    return CheckpointError(
+        f"it cannot be read back, because it holds {named[1] if named else error.__cause__ or error}; model, optimizer "
+        "and loss must keep their state in tensors, numbers, strings and containers of these"
+    )
 
 
-def _prove(path: Path) -> None:
-    try:
-        read(path)
-    except CheckpointError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))  # by torch, in the middle of much advice
-        raise CheckpointError(
-            f"it cannot be read back, because it holds {named[1] if named else error.__cause__}; model, optimizer and "
-            "loss must keep their state in tensors, numbers, strings and containers of these"
-        ) from error
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing if there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _reason(error: BaseException) -> str:

@@ -12,9 +12,10 @@ import torch
 
 from lrfind.curve import LRCurve
 from lrfind.plot import plot_curve, save_picture
-from lrfind.ranks import ALONE, Ranks
+from lrfind.ranks import is_sharded
 from lrfind.suggest import Suggestion
-from onecycle.checkpoint import CheckpointError, Checkpoints
+from lrfind.workload import Workload
+from onecycle.checkpoint import CheckpointError, Checkpoints, remove
 from onecycle.logs import History, JsonLinesLog, Row
 from onecycle.run import Run, load_history, write_json
 from onecycle.schedule import OneCycle
@@ -33,10 +34,10 @@ class RunFolder:
     Of several ranks each calls the same methods, and the first one writes.
     """
 
-    def __init__(self, path: Path, ranks: Ranks = ALONE) -> None:
+    def __init__(self, path: Path, work: Workload) -> None:
         self.path = path
-        self.ranks = ranks
-        self.checkpoints = Checkpoints(path / "checkpoints", ranks)
+        self.ranks = work.ranks
+        self.checkpoints = _checkpoints(path / "checkpoints", work)
         self._history: JsonLinesLog | None = None
 
     def open(self, resume: Resume) -> dict[str, Any] | None:
@@ -80,7 +81,7 @@ class RunFolder:
                 )
             return False
         for unfinished in (*self.path.glob(".*.partial"), *self.checkpoints.folder.glob("*.partial")):
-            unfinished.unlink()
+            remove(unfinished)
         return (self.path / "config.json").exists()  # which is written after the first checkpoint
 
     def begin(
@@ -188,6 +189,14 @@ class RunFolder:
                 f"the files of the run could not be written to {self.path}: {error}. Mend that, then go on from the "
                 'last checkpoint with resume="auto".'
             ) from error
+
+
+def _checkpoints(folder: Path, work: Workload) -> Checkpoints:
+    if not any(map(is_sharded, work.model.parameters())):
+        return Checkpoints(folder, work.ranks)
+    from onecycle.sharded import ShardedCheckpoints  # whose imports take a second
+
+    return ShardedCheckpoints(folder, work)
 
 
 def _environment() -> dict[str, Any]:

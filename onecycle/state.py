@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lrfind.objects import referred
+from lrfind.ranks import is_sharded
 from lrfind.workload import Workload
 from onecycle.attributes import Attributes
 
@@ -46,7 +47,9 @@ class WorkState:
         """Put back what ``take`` returned, into the same parameters; ``state`` stays as it is."""
         work = self.work
         for name, module in self._modules.items():
-            module.load_state_dict(state["modules"][name]["state"])
+            present = module.state_dict()
+            saved = state["modules"][name]["state"]
+            module.load_state_dict({key: laid_out(value, present.get(key)) for key, value in saved.items()})
             with torch.no_grad():
                 for path, buffer in module.named_buffers():
                     if path in state["modules"][name]["buffers"]:
@@ -62,7 +65,11 @@ class WorkState:
         optimizer = self.work.optimizer
         before = optimizer.param_groups
         # A copy, because load_state_dict makes tensors that are on the right device already its own.
-        optimizer.load_state_dict(copy.deepcopy(state))
+        state = copy.deepcopy(state)
+        for index, parameter in enumerate(parameter for group in before for parameter in group["params"]):
+            of_parameter = state["state"].get(index, {})
+            of_parameter |= {key: laid_out(value, parameter) for key, value in of_parameter.items()}
+        optimizer.load_state_dict(state)
         for old, new in zip(before, optimizer.param_groups, strict=True):
             for key, value in new.items():
                 # A tensor lr stays the same object: a compiled or captured step holds on to it.
@@ -71,7 +78,7 @@ class WorkState:
 
     def finite(self) -> bool:
         """Tell whether every parameter that is trained is finite."""
-        parameters = [p.detach() for group in self.work.optimizer.param_groups for p in group["params"]]
+        parameters = [local(p.detach()) for group in self.work.optimizer.param_groups for p in group["params"]]
         # The sum is NaN or infinite where a number is, and the fastest thing to ask for; in full precision, in which
         # no sum of healthy weights overflows.
         sums = [p.sum(dtype=torch.promote_types(p.dtype, torch.float32)).abs() for p in parameters]
@@ -85,7 +92,7 @@ def as_plain(value: Any) -> Any:
     {'lr': 0.5, 'betas': (0.9, tensor([0.]))}
     """
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return local(value.detach()).to("cpu", copy=True)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
@@ -93,6 +100,28 @@ def as_plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(as_plain, value))
     return value
+
+
+def local(tensor: Any) -> Tensor:
+    """Return this rank's part of a sharded tensor; any other tensor as it is."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return part
+
+
+def laid_out(value: Any, like: Any) -> Any:
+    """Return ``value``, this rank's part of a tensor sharded like ``like``, as such; anything else as it is."""
+    if not (is_sharded(like) and isinstance(value, Tensor) and value.shape == local(like).shape):
+        return value
+    from torch.distributed.tensor import DTensor  # whoever has sharded the model has loaded it
+
+    return DTensor.from_local(
+        value.to(like.device),
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )
 
 
 def _tensors(module: nn.Module) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 from lrfind.batches import epoch as one_epoch
 from lrfind.batches import rewinds
 from lrfind.preserve import data_preserved
+from lrfind.ranks import is_sharded
 from lrfind.workload import Workload
 from onecycle.logs import Log
 from onecycle.loop import Training
@@ -103,13 +104,13 @@ def fit(
     peak = _peak(max_lr, cycle)
     _check_resume(resume, on_divergence, out_dir)
     _check_pauses(work, out_dir, validate_every, checkpoint_every)
-    _check_extras(ema_decay, callbacks, loggers)
+    _check_extras(work, ema_decay, callbacks, loggers)
     steps = _count_steps(work, epochs, total_steps, cycle)
     training = Training(
         work,
         shape=cycle if cycle is not None else OneCycle(max_lr=None),
         total_steps=steps,
-        folder=RunFolder(Path(out_dir), work.ranks) if out_dir is not None else None,
+        folder=RunFolder(Path(out_dir), work) if out_dir is not None else None,
         callbacks=callbacks,
         progress=progress,
         validate_every=validate_every,
@@ -174,9 +175,16 @@ def _check_pauses(
         )
 
 
-def _check_extras(ema_decay: float | None, callbacks: Sequence[Callback], loggers: Sequence[Log]) -> None:
+def _check_extras(
+    work: Workload, ema_decay: float | None, callbacks: Sequence[Callback], loggers: Sequence[Log]
+) -> None:
     if ema_decay is not None and not 0 < ema_decay < 1:
         raise ValueError(f"ema_decay must be above 0 and below 1; got {ema_decay!r}. 0.999 is usual.")
+    if ema_decay is not None and any(map(is_sharded, work.model.parameters())):
+        raise ValueError(
+            f"ema_decay averages a model that each rank holds as a whole; got ema_decay={ema_decay!r} and a model "
+            "sharded by fully_shard, of which torch makes no copy. Leave it out, or train under DDP."
+        )
     for callback in callbacks:
         if not callable(callback):
             raise ValueError(f"callbacks must be functions of a row; got {callback!r}. Pass the function itself.")
