@@ -145,7 +145,7 @@
       return {
         width: this.width,
         height: (narrow ? 250 : 310) + this.headroom(),
-        padding: [8 + this.headroom(), spec.right_label ? 0 : 14, 0, 0],
+        padding: [8 + this.headroom(), spec.right_label ? 0 : 24, 0, 0],
         legend: { show: false },
         scales: {
           x: { time: false, distr: spec.log_x ? 3 : 1, range: (u, low, high) => [low, high] },
