@@ -8,7 +8,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
+import lrfind
+import onecycle
 from lrfind import cli as lrfind_cli
 from lrfind import console
 from onecycle import cli as onecycle_cli
@@ -31,6 +34,18 @@ def test_every_python_block_runs(number):
     """With the reader's own model and loaders, and nothing else."""
     exec(compile(BLOCKS[number - 1], f"README.md, Python block {number}", "exec"), readers_own())
     plt.close("all")
+
+
+def test_the_weights_of_a_run_are_where_the_readme_says(tmp_path):
+    """The line that loads a checkpoint gives a state dict of the model."""
+    own = readers_own()
+    work = lrfind.Workload(own["model"], own["optimizer"], own["criterion"], own["train_loader"])
+    onecycle.fit(work, total_steps=2, max_lr=0.1, out_dir=tmp_path, progress=False)
+    (line,) = re.findall(r"`(torch\.load\(.+?)`", TEXT)
+
+    weights = eval(line.replace("RUN/", f"{tmp_path}/").replace("step-00000230", "step-00000002"))
+
+    assert all(torch.equal(weights[name], value) for name, value in work.model.state_dict().items())
 
 
 def test_every_make_target_named_is_there():
