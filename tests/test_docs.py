@@ -15,6 +15,7 @@ from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple, get_args
 
 import matplotlib.pyplot as plt
@@ -78,6 +79,53 @@ def test_the_python_blocks_of_a_page_run(script, tmp_path, monkeypatch):
 def test_there_are_guides_with_code():
     """Else the test above would test nothing."""
     assert len([script for script in scripts() if script.page.parent.name == "guides"]) >= 6
+
+
+def hook(name: str) -> ModuleType:
+    """Return a module of docs/hooks, which no package holds."""
+    pytest.importorskip("mkdocstrings_handlers", reason="needs the extra docs")
+    spec = importlib.util.spec_from_file_location(f"docs_hooks_{name}", DOCS / "hooks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+DOCSTRINGS = {
+    "an example is code": (">>> 1 + 1\n2", "```pycon\n>>> 1 + 1\n2\n```"),
+    "so is an indented one": ("    >>> 1 + 1\n    2\n\nText.", "    ```pycon\n    >>> 1 + 1\n    2\n    ```\n\nText."),
+    "public names are links": ("See ``onecycle.fit``.", "See [`onecycle.fit`][onecycle.fit]."),
+    "others are not": ("See ``onecycle.loop``.", "See ``onecycle.loop``."),
+    "roles are code": ("See :func:`blend`.", "See `blend`."),
+    "arguments described together are told apart": (
+        "    a, b: Both\n        of them.",
+        "    a: Both\n        of them.\n    b: Both\n        of them.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("docstring", "markdown"), DOCSTRINGS.values(), ids=DOCSTRINGS.keys())
+def test_docstrings_become_markdown(docstring, markdown):
+    """What reST and doctest say is said in Markdown."""
+    assert hook("docstrings").as_markdown(docstring) == markdown
+
+
+MOVED = {
+    "to another result": ("[all](tasks.md#design)", "[all](tasks.md#design)"),
+    "to a paper of the project": ("[log](../../../CHANGELOG.md)", "[log](../../changelog.md)"),
+    "to a page of the site": ("[how](../../../docs/faq.md)", "[how](../../faq.md)"),
+    "to what is not on the site": ("[the code](../../regret.py)", "the code (`experiments/regret.py`)"),
+    "elsewhere": ("[paper](https://arxiv.org/abs/1506.01186)", "[paper](https://arxiv.org/abs/1506.01186)"),
+}
+
+
+@pytest.mark.parametrize(("written", "moved"), MOVED.values(), ids=MOVED.keys())
+def test_links_of_results_lead_to_the_same_from_the_site(written, moved):
+    """A page is written for its place in the repository; what the site does not hold is named."""
+    page = "experiments/results/regret/regret.md"
+
+    assert hook("site")._moved(written, page, "results/regret/regret.md") == moved
 
 
 @pytest.fixture(scope="module")
