@@ -35,7 +35,7 @@ def work() -> Workload:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders by kind: picked, given, diverged, killed, started, hostile (its name is HTML), and the Run of picked."""
+    """Folders by kind: picked, given, diverged, killed, started (before the first step), hostile (its name is HTML)."""
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outputs, "save_picture", lambda *_, **__: None)
@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         fit(work(), out_dir=root / "picked", **settings)
         fit(work(), out_dir=root / "given", max_lr=0.05, ema_decay=0.9, **settings)
         fit(work(), out_dir=root / "diverged", max_lr=1e6, on_divergence="retry", **settings)
-    for name in ("killed", "started", HOSTILE.replace("/", "")):
+    for name in ("killed", "started", HOSTILE):
         shutil.copytree(root / "picked", root / name, ignore=shutil.ignore_patterns("summary.json", "checkpoints"))
     lines = (root / "killed" / "history.jsonl").read_text().splitlines(keepends=True)
     (root / "killed" / "history.jsonl").write_text("".join(lines[:77]) + lines[77][:9])
