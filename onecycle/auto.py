@@ -16,35 +16,40 @@ from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
 from onecycle.pilot import Pilot, repeated_groups, run_pilot
 from onecycle.schedule import OneCycle
-from onecycle.search import STEP, cautious, climb, near_cliff
+from onecycle.search import STEP, cautious, climb, lowest, near_cliff
 
 Method = Literal["auto", "refine"]
 
 # What may be spent: steps, and share of the run.
 AUTO_STEPS, AUTO_SHARE = 100, 0.1
 REFINE_SHARE = 0.5
-# The sweep: 12.5 steps a decade, and at most so large a share of the budget.
-START_LR, END_LR, SWEEP_STEPS = 1e-6, 10.0, 88
+# The sweep: 6 steps a decade, and at most so large a share of the budget. Longer pilots are worth more than a finer
+# sweep.
+START_LR, END_LR, SWEEP_STEPS = 1e-6, 10.0, 42
 SWEEP_SHARE = 0.6
 # A pilot is no shorter than this, in steps.
 MIN_PILOT = 8
-# With more to spend, pilots become more numerous once they have so large a share of the run or so many steps.
-PILOT_SHARE, LONG_PILOT = 0.1, 50
-MIN_PILOTS, MAX_PILOTS = 2, 5
-# Runs of fewer epochs do not learn their data by heart; pilots of longer ones repeat a share of the data.
+# Three pilots, or two where three would be shorter than twice that or than this share of the run: length counts for
+# more than number. Where some diverge early, further ones for what that saves.
+PILOTS, FEWEST_PILOTS, MOST_PILOTS = 3, 2, 5
+PILOT_SHARE = 0.08
+# Runs of fewer epochs do not learn their data by heart; pilots of longer ones repeat a share of the data, and a longer
+# sweep repeats its data too.
 MANY_EPOCHS = 16
+MANY_EPOCHS_SWEEP_STEPS = 88
 # A pilot has learned by heart where the validation loss fell by so much less than the training loss, as a share of the
 # latter's fall. The real run goes on doing so for longer, so its best peak is lower: by this power of the ratio of
 # their lengths.
 BY_HEART = 0.2
-BY_HEART_POWER = 0.6
+BY_HEART_POWER = 0.7
 # Where the range test has no answer the pilots begin here: the middle of what suits these optimizers.
-USUAL = {"RMSprop": 2e-3, "Adagrad": 0.2}
+USUAL = {"RMSprop": 1e-3, "Adagrad": 0.2}
 USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
 # Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
-CLIFF_MARGIN = 10**0.2
-# The best peak lay within so many decades below and above the pick in 80 % of the design tasks of the regret study.
-BELOW, ABOVE = 0.35, 0.85
+CLIFF_MARGIN = 10**0.35
+# The best peak lay within so many decades below and above the pick in 80 % of the design tasks of the regret study;
+# further above where the pick was lowered for learning by heart.
+BELOW, ABOVE, BY_HEART_ABOVE = 0.48, 0.72, 1.35
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,10 @@ def pick_max_lr(
 ) -> Suggestion:
     """Return the peak for a cycle; the workload is left bit for bit as it was.
 
-    A range test says where to look. Pilots, whole cycles of a tenth of the run or less, all from the same weights on
-    the same batches, say what is best there: by validation loss where there is a ``val_loader``. Where the run has
-    16 epochs or more the pilots repeat a small share of the data as often as the run will repeat all of it, because
-    what a run learns by heart, wrong labels above all, a short pilot on fresh data does not show.
+    A short range test says where to look. Two or three pilots, whole cycles as long as the budget allows, all from the
+    same weights on the same batches, say what is best there: by validation loss where there is a ``val_loader``. Where
+    the run has 16 epochs or more the pilots repeat a small share of the data as often as the run will repeat all of
+    it, because what a run learns by heart, wrong labels above all, a short pilot on fresh data does not show.
 
     Args:
         work: What will be trained.
@@ -105,27 +110,32 @@ def pick_with_curve(
     """Return what ``pick_max_lr`` returns, together with the range test and the pilots."""
     progress = progress and work.ranks.first
     budget = _budget(total_steps, method)
-    planned = min(SWEEP_STEPS, int(SWEEP_SHARE * budget))
+    per_epoch = work.steps_per_epoch or total_steps  # a loader without a length tells no epochs
+    many_epochs = total_steps / per_epoch >= MANY_EPOCHS
+    planned = min(MANY_EPOCHS_SWEEP_STEPS if many_epochs else SWEEP_STEPS, int(SWEEP_SHARE * budget))
     curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
     swept, refusal = _read(curve)
     swept_steps = _steps_of(curve, planned, BLOCK if work.device.type != "cpu" else 1)
-    number, steps = _pilots(budget - swept_steps, total_steps)
+    left = budget - swept_steps
+    number, steps = _pilots(left, total_steps)
     if number == 0:
         return Pick(replace(_alone(swept, refusal), steps_used=swept_steps), curve, ())
-    groups = repeated_groups(work, steps=steps, total_steps=total_steps, least_epochs=MANY_EPOCHS)
+    groups = repeated_groups(per_epoch, steps=steps, total_steps=total_steps) if many_epochs else None
     shape = OneCycle(max_lr=None) if cycle is None else cycle
     pilots: list[Pilot] = []
     with preserve(work) as start, Bar("pilots", steps * number, shown=progress) as bar:
 
-        def loss_at(max_lr: float) -> float:
+        def loss_at(max_lr: float) -> float | None:
+            if sum(pilot.steps for pilot in pilots) + steps > left:
+                return None
             pilots.append(run_pilot(work, start, shape, max_lr, steps=steps, groups=groups, bar=bar))
-            return pilots[-1].loss
+            return math.inf if pilots[-1].failed else pilots[-1].loss
 
-        losses = climb(loss_at, _usual(work) if swept is None else swept.lr, number)
+        losses = climb(loss_at, _usual(work) if swept is None else swept.lr, MOST_PILOTS)
     best = next(pilot for pilot in pilots if pilot.max_lr == cautious(losses, pilots[0].first_loss))
-    suggestion = _decided(
-        best, pilots, swept, work, total_steps=total_steps, method=method, repeated=groups is not None
-    )
+    # Where the validation loss still falls with the peak, higher peaks do not learn by heart what lower ones do not.
+    repeated = many_epochs and lowest(losses) < max(losses)
+    suggestion = _decided(best, pilots, swept, work, total_steps=total_steps, method=method, repeated=repeated)
     if suggestion is None:
         suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}"))
     used = swept_steps + sum(pilot.steps for pilot in pilots)
@@ -152,8 +162,8 @@ def _budget(total_steps: int, method: Method) -> int:
 
 def _pilots(left: int, total_steps: int) -> tuple[int, int]:
     """Return how many pilots, and how many steps each, for what is left of the budget."""
-    usual = min(LONG_PILOT, max(MIN_PILOT, round(PILOT_SHARE * total_steps)))
-    number = max(MIN_PILOTS, min(MAX_PILOTS, left // usual))
+    enough = left // PILOTS >= max(2 * MIN_PILOT, PILOT_SHARE * total_steps)
+    number = PILOTS if enough else FEWEST_PILOTS
     steps = left // number
     return (number, steps) if steps >= MIN_PILOT else (0, 0)
 
@@ -226,9 +236,10 @@ def _decided(
         ", ".join(f"{pilot.max_lr:.2g}: {pilot.loss:.4g}" for pilot in sorted(pilots, key=lambda pilot: pilot.max_lr))
     )
     evidence += f"), begun at the {swept.lr:.2g} of a range test" if swept is not None else "), without a range test"
+    between = min(pilot.max_lr for pilot in pilots) < best.max_lr < max(pilot.max_lr for pilot in pilots)
     warnings = (
         []
-        if swept is not None
+        if swept is not None or between
         else [
             f"The range test gave no answer; the pilots began at {_usual(work):.2g}, which is usual for "
             f"{type(work.optimizer).__name__}. Look at its curve before a long run."
@@ -240,20 +251,21 @@ def _decided(
             "comparison, and training will not see those again. Pass a loader that starts anew at each pass."
         )
     lr = best.max_lr
-    if near_cliff({pilot.max_lr: pilot.loss for pilot in pilots}, lr, best.first_loss):
-        lr /= CLIFF_MARGIN
-        evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it failed"
+    above = ABOVE
     if repeated and best.learned_by_heart(BY_HEART):
-        before = lr
+        above = BY_HEART_ABOVE
         lr /= max(1.0, total_steps / best.steps) ** BY_HEART_POWER
         evidence += (
-            f"; lowered from {before:.2g}, since its pilot learned its data by heart (training loss "
+            f"; lowered from {best.max_lr:.2g}, since its pilot learned its data by heart (training loss "
             f"{best.train_loss:.3g}) and the run will all the more"
         )
+    elif near_cliff({pilot.max_lr: pilot.loss for pilot in pilots}, lr, best.first_loss):
+        lr /= CLIFF_MARGIN
+        evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it failed"
     return Suggestion(
         lr,
         low=lr / 10**BELOW,
-        high=lr * 10**ABOVE,
+        high=min([lr * 10**above, *(pilot.max_lr for pilot in pilots if pilot.failed and pilot.max_lr > lr)]),
         rule=method,
         warnings=tuple(warnings),
         group_lrs=tuple(lr * ratio for ratio in lr_ratios(work.optimizer)),

@@ -59,8 +59,13 @@ class Pilot:
 
     @property
     def failed(self) -> bool:
-        """Whether it diverged, or its training loss ended above its start by more than the noise between batches."""
-        return not (math.isfinite(self.loss) and self.fall_z >= -FALL)
+        """Whether it diverged, made the training loss worse, or learned nothing and ended above its start.
+
+        Worse: by more than the noise between batches.
+        """
+        if not (math.isfinite(self.loss) and self.fall_z >= -FALL):
+            return True
+        return not self.learned and self.loss > self.first_loss
 
     def learned_by_heart(self, share: float) -> bool:
         """Whether the validation loss fell less than the training loss, by more than ``share`` of the latter's fall.
@@ -120,17 +125,16 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
     return Pilot(max_lr, len(losses), first_loss, train_loss, val_loss, fall_z)
 
 
-def repeated_groups(work: Workload, *, steps: int, total_steps: int, least_epochs: float) -> int | None:
-    """Return how many groups of batches a pilot may read for its epochs to be those of the real run.
+def repeated_groups(per_epoch: int, *, steps: int, total_steps: int) -> int:
+    """Return how many groups of batches, of so many in an epoch, give a pilot as many epochs as the real run has.
 
     A run of many epochs learns its data by heart, a short pilot on all the data does not, and picks a peak that
     will. A pilot on as small a share of the data as it is a share of the steps sees each sample as often as the
-    real run will, and shows it. None where the real run has fewer than ``least_epochs`` epochs, or the loader no
-    length.
+    real run will, and shows it.
+
+    >>> repeated_groups(50, steps=100, total_steps=1000)
+    5
     """
-    per_epoch = work.steps_per_epoch
-    if per_epoch is None or total_steps / per_epoch < least_epochs:
-        return None
     return max(1, round(steps * per_epoch / total_steps))
 
 

@@ -11,12 +11,12 @@ STEP = 0.5
 # lower peak is the safer one. (Of themselves, because a loss near 0 has fallen far whatever the peak.)
 TIE = 0.08
 # A peak at which less than this share of the best fall is left has failed.
-FAILED = 0.3
+FAILED = 0.4
 # Two peaks nearer to each other than this, in decades, are the same.
 SAME = 0.1
 
 
-def climb(loss_at: Callable[[float], float], start: float, most: int) -> dict[float, float]:
+def climb(loss_at: Callable[[float], float | None], start: float, most: int) -> dict[float, float]:
     """Look for the lowest loss over log lr: up, down, or in between, as the losses so far say.
 
     Up first, because a range test's pick is more often too low than too high. While the best is the highest or the
@@ -24,7 +24,7 @@ def climb(loss_at: Callable[[float], float], start: float, most: int) -> dict[fl
     to the better neighbour, and the search ends when that is no news.
 
     Args:
-        loss_at: Loss at a peak; inf where it diverges.
+        loss_at: Loss at a peak; inf where it diverges, None to try no more.
         start: First peak.
         most: Peaks to try, at most.
 
@@ -36,12 +36,14 @@ def climb(loss_at: Callable[[float], float], start: float, most: int) -> dict[fl
     >>> [round(lr, 3) for lr in tried]
     [0.02, 0.063, 0.2, 0.112]
     """
-    losses = {start: loss_at(start)}
-    while len(losses) < most:
-        following = _next(losses)
-        if any(abs(math.log10(following / tried)) < SAME for tried in losses):
+    losses: dict[float, float] = {}
+    following = start
+    while len(losses) < most and not any(abs(math.log10(following / tried)) < SAME for tried in losses):
+        loss = loss_at(following)
+        if loss is None:
             break
-        losses[following] = loss_at(following)
+        losses[following] = loss
+        following = _next(losses)
     return losses
 
 

@@ -194,12 +194,14 @@ def test_refine_costs_at_most_half(make, total_steps):
 @pytest.mark.parametrize("left", [0, 8, 15, 16, 40, 41, 100, 588, 2499, 10**6])
 @pytest.mark.parametrize("total_steps", [1, 40, 200, 1000, 5000, 10**6])
 def test_pilots_fit_into_what_is_left(left, total_steps):
-    """However much is left: no pilots, or between two and five of at least 8 steps that do not cost more."""
+    """However much is left: no pilots, or two or three of at least 8 steps that do not cost more; three only where
+    each is 8 % of the run."""
     number, steps = auto._pilots(left, total_steps)
 
     assert number * steps <= left
-    assert number == 0 or (2 <= number <= 5 and steps >= 8)
+    assert number == 0 or (2 <= number <= 3 and steps >= 8)
     assert (number > 0) == (left >= 16)
+    assert number < 3 or steps >= 0.08 * total_steps
 
 
 @pytest.mark.parametrize(("points", "block", "steps"), [(41, 1, 41), (41, 10, 50), (40, 10, 40), (87, 10, 88)])
@@ -221,6 +223,79 @@ def test_diverged_pilots_cost_what_they_took(make, monkeypatch):
     assert sum(pilot.steps for pilot in pick.pilots) == len(taken) < 412
     assert pick.pilots[0].steps < 82
     assert pick.pilots[1].max_lr < pick.pilots[0].max_lr
+
+
+def scripted(monkeypatch, outcome) -> None:
+    """Replace pilots by outcomes: log10 of the peak -> training and validation loss, from 2.0 at the start."""
+
+    def run(work, start, shape, max_lr, *, steps, **_):
+        train, val = outcome(math.log10(max_lr))
+        taken = steps if math.isfinite(train) else 5
+        return Pilot(max_lr, taken, 2.0, train, val, 9.0 if math.isfinite(train) else -math.inf)
+
+    monkeypatch.setattr(auto, "run_pilot", run)
+    falls = told(2.0 - 1.8 / (1 + (0.03 / np.geomspace(1e-6, 10, 42)) ** 3))
+    monkeypatch.setattr(auto, "range_test", lambda *_, **__: falls)
+
+
+def test_pilots_that_diverge_at_once_leave_steps_for_others(make, monkeypatch):
+    """What an early end saves pays for further pilots, which go on below; never more than may be spent."""
+    scripted(monkeypatch, lambda peak: (math.inf, math.inf) if peak > -3.0 else (0.5, 0.5))
+
+    found = picked(make(**CHEAP), 300)
+
+    assert len(found.pilots) > 3
+    assert found.suggestion.steps_used <= 130
+
+
+def test_a_pilot_that_made_it_worse_sends_the_search_down(make, monkeypatch):
+    """The first pilot stays finite but ends above its start: the next peak is lower, not higher."""
+    scripted(monkeypatch, lambda peak: (1.0, 1.0))
+    run = auto.run_pilot
+    monkeypatch.setattr(
+        auto, "run_pilot", lambda *a, **k: replace(run(*a, **k), train_loss=4.0, val_loss=4.0, fall_z=-9.0)
+    )
+
+    peaks = [pilot.max_lr for pilot in picked(make(**CHEAP), 300).pilots]
+
+    assert peaks[1] < peaks[0]
+
+
+def test_keeps_away_from_a_cliff(make, monkeypatch):
+    """Where the next pilot above the best has failed, the pick is 0.35 decades below the best, and says so."""
+    scripted(
+        monkeypatch, lambda peak: (0.5 + abs(peak + 1.4), 0.5 + abs(peak + 1.4)) if peak < -1.0 else (math.inf,) * 2
+    )
+
+    found = picked(make(**CHEAP), 60)
+    best = min(found.pilots, key=lambda pilot: pilot.loss)
+
+    assert found.suggestion.lr == pytest.approx(best.max_lr / 10**0.35)
+    assert "the next pilot above it failed" in found.suggestion.evidence
+
+
+@pytest.mark.parametrize(("slope", "lowered"), [(0.1, True), (-0.1, False)])
+def test_by_heart_counts_where_higher_peaks_do_more_of_it(make, monkeypatch, slope, lowered):
+    """In a run of many epochs a pilot whose training loss has run ahead lowers the pick if the validation loss rises
+    with the peak; if it still falls at the highest, there is nothing to lower."""
+    scripted(monkeypatch, lambda peak: (0.1, 1.5 + slope * (peak + 1.0)))
+
+    found = picked(make(**CHEAP), 3000)
+
+    assert ("learned its data by heart" in found.suggestion.evidence) is lowered
+
+
+def test_no_warning_where_pilots_bracket_the_answer(make, without_sweep, monkeypatch):
+    """Without an answer of the range test, pilots that did worse on both sides of the best are one."""
+    work = make("sgd")
+    sweep = auto.range_test
+    scripted(monkeypatch, lambda peak: (0.5 + abs(peak + 1.0), 0.5 + abs(peak + 1.0)))
+    monkeypatch.setattr(auto, "range_test", sweep)
+
+    found = picked(work, 1000, "refine")
+
+    assert found.suggestion.lr == pytest.approx(0.1)
+    assert found.suggestion.warnings == ()
 
 
 # -- what it says -----------------------------------------------------------------------------------------------
@@ -276,7 +351,7 @@ def test_shows_bars(make, capsys):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "usual"), [("sgd", "0.1"), ("adamw", "0.01"), ("rmsprop", "0.002"), ("adagrad", "0.2")]
+    ("optimizer", "usual"), [("sgd", "0.1"), ("adamw", "0.01"), ("rmsprop", "0.001"), ("adagrad", "0.2")]
 )
 def test_pilots_without_a_range_test(make, without_sweep, optimizer, usual):
     """Where the sweep has no answer but pilots learn, a warning says where they began."""

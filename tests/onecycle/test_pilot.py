@@ -210,37 +210,16 @@ def test_learned_by_heart(first, train, val, by_heart):
     assert Pilot(0.1, 10, first, train, val, 5.0).learned_by_heart(0.2) is by_heart
 
 
-@given(st.integers(1, 400), st.integers(1, 4), st.integers(8, 200), st.floats(1.5, 20))
-def test_repeats_as_often_as_the_run(make_list, batches, accumulation, steps, times):
+@given(st.integers(1, 400), st.integers(8, 200), st.floats(1.5, 20))
+def test_repeats_as_often_as_the_run(per_epoch, steps, times):
     """A pilot that repeats goes over its groups as often as the run goes over all of its own, within what whole
-    groups allow; one of a run of few epochs reads on."""
-    work = make_list(batches, accumulation)
+    groups allow."""
     total = int(steps * times)
-    per_epoch = math.ceil(batches / accumulation)
-    groups = repeated_groups(work, steps=steps, total_steps=total, least_epochs=16)
+    exact = steps * per_epoch / total
 
-    if total / per_epoch < 16:
-        assert groups is None
-    else:
-        assert groups is not None
-        exact = steps * per_epoch / total
-        assert abs(groups - exact) <= 0.5 or (groups == 1 and exact < 1)
+    groups = repeated_groups(per_epoch, steps=steps, total_steps=total)
 
-
-@pytest.fixture(scope="session")
-def make_list():
-    """Return a stand-in for a workload of so many batches."""
-
-    class Sized:
-        def __init__(self, batches: int, accumulation: int) -> None:
-            self.steps_per_epoch = math.ceil(batches / accumulation)
-
-    return Sized
-
-
-def test_no_repeating_without_a_length(make):
-    """A loader without length tells no epochs, so its pilots read on."""
-    assert repeated_groups(make(loader="stream"), steps=10, total_steps=10_000, least_epochs=16) is None
+    assert abs(groups - exact) <= 0.5 or (groups == 1 and exact < 1)
 
 
 def test_an_error_lets_the_workers_go(make):
