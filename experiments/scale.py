@@ -26,6 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "scale"
 PARAMETERS = {"1M": 1e6, "10M": 1e7, "100M": 1e8, "1B": 1e9, "7B": 7e9, "70B": 7e10}
 RANKS = (1, 8, 64, 256, 1024)
 SWEEP_STEPS, RUN_STEPS = 100, 10_000
+PILOTS = 5  # at most
 
 # Bytes a parameter, in float32: the weights; with Adam's two moments, which are there from its first step on; with
 # the gradient too.
@@ -147,26 +148,21 @@ def sharded_at(parameters: float, machine: Machine = H100) -> bool:
 
 @dataclass(frozen=True)
 class Search:
-    """What ``auto`` or ``refine`` spends on a run: steps in all and of pilots, pilots, how often state is copied."""
+    """What ``auto`` or ``refine`` spends on a run at most: steps, and how often state is copied."""
 
     steps: int
-    in_pilots: int
-    pilots: int
     passes: int
 
 
 def search(method: auto.Method, run_steps: int) -> Search:
-    """Return what a search may spend at most, by the rules of ``onecycle.auto``.
+    """Return what a search may spend, by the rules of ``onecycle.auto``.
 
     The range test takes a copy and puts it back; the pilots take one, go back to it before each, and after all.
 
     >>> search("auto", 10_000)
-    Search(steps=1100, in_pilots=1010, pilots=5, passes=9)
+    Search(steps=1100, passes=9)
     """
-    budget = auto._budget(run_steps, method)
-    sweep = min(auto.SWEEP_STEPS, int(auto.SWEEP_SHARE * budget))
-    pilots, steps = auto._pilots(budget - sweep, run_steps)
-    return Search(budget, pilots * steps, pilots, 2 + (pilots + 2 if pilots else 0))
+    return Search(auto._budget(run_steps, method), 2 + PILOTS + 2)
 
 
 def checkpoint(parameters: float, ranks: int, *, sharded: bool, machine: Machine = H100) -> tuple[float, float]:
@@ -187,11 +183,9 @@ def added_by_sweep(parameters: float, ranks: int, *, sharded: bool, machine: Mac
 
 
 def added_by_search(parameters: float, ranks: int, spent: Search, *, sharded: bool, machine: Machine = H100) -> float:
-    """Return the seconds that a search takes beside its training steps."""
+    """Return the seconds that a search takes beside its training steps, were they all of pilots: most of them are."""
     held = state(parameters, ranks, sharded=sharded, started=False)
-    told = agreeing(spent.steps - spent.in_pilots, ranks, machine=machine)
-    told += agreeing(spent.in_pilots, ranks, every=1, machine=machine)
-    return copying(held, spent.passes, machine=machine) + told
+    return copying(held, spent.passes, machine=machine) + agreeing(spent.steps, ranks, every=1, machine=machine)
 
 
 def page(measured: dict[str, Any] | None, machine: Machine = H100) -> str:
@@ -229,9 +223,9 @@ def page(measured: dict[str, Any] | None, machine: Machine = H100) -> str:
             machine,
         ),
         f'## Computed: `max_lr="auto"` for a run of {RUN_STEPS:,} steps',
-        f"At most {spent.steps:,} steps ({spent.steps / RUN_STEPS:.0%} of the run), those of {spent.pilots} pilots "
-        f"among them, and {spent.passes} copies taken or put back; for a run of 1,000 steps {short.steps} steps "
-        f"and {short.pilots} pilots. In brackets what copies and losses told add.",
+        f"At most {spent.steps:,} steps ({spent.steps / RUN_STEPS:.0%} of the run), most of them in pilots, of which "
+        f"there are {PILOTS} at most, and {spent.passes} copies taken or put back; for a run of 1,000 steps "
+        f"{short.steps} steps. In brackets what copies and losses told add.",
         _over_ranks(
             lambda count, ranks, sharded: _with_added(
                 spent.steps * stepping(count, ranks, sharded=sharded, machine=machine),
