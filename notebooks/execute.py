@@ -29,6 +29,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 COLORS = 128  # of a kept picture: no eye sees the rest, which triples the file
 
@@ -77,8 +78,11 @@ def tidied(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop("execution", None)
             cell.outputs = _joined(cell.outputs)
             for output in cell.outputs:
-                if "image/png" in output.get("data", {}):
-                    output.data["image/png"] = _small(output.data["image/png"])
+                data = output.get("data", {})
+                if "image/png" in data:
+                    data["image/png"] = _small(data["image/png"])
+                if WIDGET_VIEW in data:  # the text that is seen where widgets are not, such as on GitHub
+                    data["text/plain"] = "(Widgets: run the notebook to use them.)"
     notebook.metadata = nbformat.from_dict(METADATA | ({"widgets": notebook.metadata.widgets} if state else {}))
     text = json.dumps(notebook)
     for index, model in enumerate(state):  # in the order in which they were made
