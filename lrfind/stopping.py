@@ -12,6 +12,8 @@ WINDOW = 5
 WARMUP = 8
 # A rise of this many standard deviations of the noise is the least that counts.
 NOISE_FLOOR = 8.0
+# A loss that has only risen must rise by so many times its mean rise per step.
+ACCELERATION = 1.25
 # Median of |difference of neighbours| for Gaussian noise of standard deviation 1.
 MEDIAN_DIFFERENCE = 0.9539
 
@@ -23,7 +25,8 @@ class StopRule:
 
     The loss, as the median of the last 5 raw ones, has **diverged** once it stands above its best by more than
     ``stop_factor`` times what it had fallen by, and by more than 8 standard deviations of the noise between
-    neighbours. Only differences enter, so ``loss``, ``loss + 100`` and ``-5 + 2 * loss`` stop at the same step
+    neighbours; where it has not fallen, it must climb faster than it did on the whole, because a validation loss climbs
+    steadily, if by little, while batch normalisation gets to know the data. Only differences enter, so ``loss``, ``loss + 100`` and ``-5 + 2 * loss`` stop at the same step
     (peers compare with a multiple of the best loss, which a negative loss breaks at once). It is **non-finite**
     once 3 of the last 5 are NaN or infinite; a single one is passed over.
 
@@ -71,8 +74,11 @@ class StopRule:
         self._best = min(self._best, level)
         if self._count < WARMUP:
             return None
-        least = max(self.stop_factor * (self._start - self._best), NOISE_FLOOR * self._noise())
-        return "diverged" if level - self._best > least else None
+        rise, fall, noise = level - self._best, self.stop_factor * (self._start - self._best), self._noise()
+        if not rise > max(fall, NOISE_FLOOR * noise):
+            return None
+        faster = (recent[-1] - recent[0]) / (WINDOW - 1) > ACCELERATION * rise / (self._count - WINDOW)
+        return "diverged" if faster or fall > NOISE_FLOOR * noise else None
 
     def _noise(self) -> float:
         differences = self._differences

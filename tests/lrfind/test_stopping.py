@@ -125,3 +125,16 @@ def test_factor_out_of_range_is_refused(bad):
     """Zero, negative and NaN factors are named."""
     with pytest.raises(ValueError, match=rf"stop_factor must be above 0; got {bad}.*math\.inf turns that off"):
         StopRule(bad)
+
+
+@pytest.mark.parametrize("turn", [40, 90])
+def test_a_steady_climb_is_no_divergence(turn):
+    """A validation loss that climbs by little and ever less before it falls, as batch normalisation makes it."""
+    climb = [2.3 + 0.02 * (1 - 0.96**step) for step in range(turn)]
+    fall = [climb[-1] - 0.1 * step for step in range(1, 11)]
+    explosion = [fall[-1] * 1.8**step for step in range(1, 20)]
+
+    where, verdict = stop([*climb, *fall, *explosion])
+
+    assert verdict == "diverged"
+    assert where > turn + 10
