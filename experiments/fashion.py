@@ -4,7 +4,7 @@
 epochs fit on one CPU core), and validates on 5,000 others. The data root is the environment variable ``LRFIND_DATA``.
 A planned schedule (one cycle, cosine) is run at every length of 1, 2, 3, 5 and 8 epochs, and its epochs to an
 accuracy are the shortest length that ends there; a run without a plan (constant lr, Adam, schedule-free) is validated
-after each of its 13 epochs, and its first one counts. Grids are run with the first seed, the other seeds at the lr
+after each of its 8 epochs, and its first one counts. Grids are run with the first seed, the other seeds at the lr
 that was best with it. Every run is kept in ``experiments/.cache/fashion/``, so a second call resumes. ``--quick``
 does two lengths of a tiny set of random images in a temporary cache.
 """
@@ -40,7 +40,6 @@ from lrfind.workloads import images, lenet
 from lrfind.workloads.parts import Split, classifier
 
 RESULTS = Path(__file__).parent / "results" / "fashion"
-VERSION = 1  # raised when train changes what it does
 PACKAGES = ("torchvision", "schedulefree")
 SOURCE = images.Source("fashion-mnist", "FashionMNIST", mean=0.2860, sd=0.3530)
 NETS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
@@ -48,7 +47,7 @@ NETS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
     "resnet": ("residual net, 3 blocks with BatchNorm, 19,810 parameters", lambda: ResNet(1, (8, 16, 32), 10)),
 }
 TARGETS = tuple(percent / 100 for percent in range(80, 91))
-LOWEST_SHOWN = 70  # percent, in the picture
+LOWEST_SHOWN = 72  # percent, in the picture
 HEADLINE = 0.86  # of the pictures and the first table; fixed, as the others, before the first run
 
 
@@ -61,12 +60,14 @@ class Policy:
         planned: Whether the schedule has to know how long the run will be.
         searched: Whether its lr comes from a grid.
         look: Colour, marker and line style.
+        version: Raised when the runs of this policy have become others, so that they are done again.
     """
 
     name: str
     planned: bool
     searched: bool
     look: tuple[str, str, str]
+    version: int = 1
 
 
 AUTO = Policy("one cycle, auto", True, False, (LR, "o", "-"))
@@ -76,6 +77,7 @@ CONSTANT = Policy("constant lr, best of the grid", False, True, (TRAIN_LOSS, "D"
 ADAM = Policy("Adam, 1e-3", False, False, (MOMENTUM, "v", "-"))
 FREE = Policy("schedule-free AdamW", False, False, (VAL_LOSS, "P", "--"))
 POLICIES = (AUTO, CYCLE, COSINE, CONSTANT, ADAM, FREE)
+WITHOUT_PLAN = [policy.name for policy in POLICIES if not policy.planned]
 
 
 class Plan(NamedTuple):
@@ -85,13 +87,24 @@ class Plan(NamedTuple):
     val: int = 5_000
     batch_size: int = 128
     lengths: tuple[int, ...] = (1, 2, 3, 5, 8)
-    longest: int = 13
+    longest: int = 8
     grid: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)
+    peaks: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)  # the grid of one cycle, which stands higher rates
     seeds: tuple[int, ...] = (0, 1, 2)
     random: bool = False  # images drawn from a random generator, for a quick look
 
+    def lrs(self, policy: Policy) -> tuple[float | None, ...]:
+        """Return what the first seed tries."""
+        if policy.searched:
+            return self.peaks if policy is CYCLE else self.grid
+        return (1e-3 if policy is ADAM else None,)
 
-QUICK = Plan(60, 100, 10, lengths=(1, 2), longest=2, grid=(0.01, 0.1), seeds=(0, 1), random=True)
+    def epochs(self, policy: Policy) -> tuple[int, ...]:
+        """Return the lengths at which a policy is run."""
+        return self.lengths if policy.planned else (self.longest,)
+
+
+QUICK = Plan(60, 100, 10, lengths=(1, 2), longest=2, grid=(0.01, 0.1), peaks=(0.1,), seeds=(0, 1), random=True)
 
 
 class Job(NamedTuple):
@@ -223,16 +236,24 @@ class Kept:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.path, self.plan = folder / "runs.jsonl", plan
-        self.setting = [VERSION, plan.train, plan.val, plan.batch_size, plan.random]
         self.outcomes: dict[Job, Outcome] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:  # a line cut short when the process was killed
                 continue
-            if entry.pop("setting") == self.setting:
-                job = Job(**entry.pop("job"))
-                self.outcomes[job] = Outcome(job, tuple(entry.pop("accuracy")), **entry)
+            job = Job(**entry.pop("job"))
+            if entry.pop("setting") == self.setting(job):
+                accuracy = tuple(entry.pop("accuracy"))
+                if job.policy in WITHOUT_PLAN and job.epochs > plan.longest:  # its beginning is what is asked for
+                    job, accuracy = job._replace(epochs=plan.longest), accuracy[: plan.longest]
+                if job.policy in WITHOUT_PLAN or job.epochs in plan.lengths:
+                    self.outcomes[job] = Outcome(job, accuracy, **entry)
+
+    def setting(self, job: Job) -> list[Any]:
+        """Return what a run has to agree in to be taken from the file."""
+        plan, versions = self.plan, {policy.name: policy.version for policy in POLICIES}
+        return [versions[job.policy], plan.train, plan.val, plan.batch_size, plan.random]
 
     def do(self, jobs: Iterable[Job], say: Callable[[str], Any]) -> None:
         """Do the jobs that are missing."""
@@ -241,11 +262,15 @@ class Kept:
         for index, job in enumerate(missing, start=1):
             outcome = train(job, self.plan)
             self.outcomes[job] = outcome
-            with self.path.open("a", encoding="utf-8") as file:
-                entry = asdict(outcome) | {"job": job._asdict(), "setting": self.setting}
-                file.write(json.dumps(entry) + "\n")
+            self.write(outcome)
             said = f"{job.policy}, lr {outcome.lr or 0:.3g}, {job.epochs} epochs, seed {job.seed}"
             say(f"{index} of {len(missing)}: {job.net}, {said}: {100 * outcome.accuracy[-1]:.2f} %")
+
+    def write(self, outcome: Outcome) -> None:
+        """Add a run to the file."""
+        entry = asdict(outcome) | {"job": outcome.job._asdict(), "setting": self.setting(outcome.job)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
 # What is run: the grids with the first seed, the other seeds where the first was best.
@@ -254,19 +279,15 @@ class Kept:
 def first_jobs(net: str, plan: Plan, policies: Sequence[Policy]) -> Iterator[Job]:
     """Yield the runs of the first seed: a policy's whole grid, at every length if it has to be planned."""
     for policy in policies:
-        for epochs in plan.lengths if policy.planned else (plan.longest,):
-            for lr in plan.grid if policy.searched else (_own_lr(policy),):
+        for epochs in plan.epochs(policy):
+            for lr in plan.lrs(policy):
                 yield Job(net, policy.name, lr, epochs, plan.seeds[0])
-
-
-def _own_lr(policy: Policy) -> float | None:
-    return 1e-3 if policy == ADAM else None
 
 
 def other_jobs(net: str, plan: Plan, policies: Sequence[Policy], kept: Kept, seed: int) -> Iterator[Job]:
     """Yield the runs of another seed."""
     for policy in policies:
-        for epochs in plan.lengths if policy.planned else (plan.longest,):
+        for epochs in plan.epochs(policy):
             for lr in dict.fromkeys(best_lrs(net, plan, policy, epochs, kept)):
                 yield Job(net, policy.name, lr, epochs, seed)
 
@@ -274,8 +295,8 @@ def other_jobs(net: str, plan: Plan, policies: Sequence[Policy], kept: Kept, see
 def best_lrs(net: str, plan: Plan, policy: Policy, epochs: int, kept: Kept) -> list[float | None]:
     """Return the lrs that were best with the first seed: one at a planned length, one a target without a plan."""
     if not policy.searched:
-        return [_own_lr(policy)]
-    grid = [kept.outcomes[Job(net, policy.name, lr, epochs, plan.seeds[0])] for lr in plan.grid]
+        return list(plan.lrs(policy))
+    grid = [kept.outcomes[Job(net, policy.name, lr, epochs, plan.seeds[0])] for lr in plan.lrs(policy)]
     if policy.planned:
         return [max(grid, key=lambda outcome: outcome.accuracy[-1]).job.lr]
     return [_fastest(grid, target).job.lr for target in TARGETS]
@@ -311,7 +332,7 @@ def reached(net: str, plan: Plan, policy: Policy, target: float, kept: Kept) -> 
     With search: the optimizer steps of the pick, in epochs; for a grid all of its runs, each for as many epochs as
     the best one took.
     """
-    factor = len(plan.grid) if policy.searched else 1
+    factor = len(plan.lrs(policy))
     lengths, costs = [], []
     for seed in plan.seeds:
         if policy.planned:
@@ -365,6 +386,16 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def complete(net: str, plan: Plan, policies: Sequence[Policy], kept: Kept) -> Plan:
+    """Return the plan with those seeds of which every run of a net is there."""
+    done = [
+        seed
+        for seed in plan.seeds[1:]
+        if all(job in kept.outcomes for job in other_jobs(net, plan, policies, kept, seed))
+    ]
+    return plan._replace(seeds=(plan.seeds[0], *done))
+
+
 def table(plan: Plan, policies: Sequence[Policy], kept: Kept, facts: dict[str, Any], words: str) -> str:
     """Return the record as Markdown; ``words``: what it says."""
     parts = [
@@ -375,7 +406,8 @@ def table(plan: Plan, policies: Sequence[Policy], kept: Kept, facts: dict[str, A
         how_to_read(plan),
     ]
     for net in NETS:
-        parts.append(f"## {NETS[net][0]}")
+        own = complete(net, plan, policies, kept)
+        parts.append(f"## {NETS[net][0]}\n\nSeeds {', '.join(map(str, own.seeds))}, of weights and order of batches.")
         heads = ["", *(f"{target:.0%}" for target in TARGETS)]
         for title, field in (
             ("Epochs to a validation accuracy: median (least .. most) over seeds.", 0),
@@ -383,12 +415,12 @@ def table(plan: Plan, policies: Sequence[Policy], kept: Kept, facts: dict[str, A
         ):
             body = [_row(heads), _row(["---"] * len(heads))]
             for policy in policies:
-                cells = [in_words(reached(net, plan, policy, target, kept)[field]) for target in TARGETS]
+                cells = [in_words(reached(net, own, policy, target, kept)[field]) for target in TARGETS]
                 body.append(_row([f"**{policy.name}**" if policy is AUTO else policy.name, *cells]))
             parts += [title, "\n".join(body)]
         parts += [
             "Validation accuracy in %, mean ± sd over seeds, and the lrs behind it.",
-            _accuracy(net, plan, policies, kept),
+            _accuracy(net, own, policies, kept),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -397,6 +429,7 @@ def how_to_read(plan: Plan) -> str:
     """Return what the tables count, and what was spent on each policy."""
     return HOW_TO_READ.format(
         grid=", ".join(f"{lr:g}" for lr in plan.grid),
+        peaks=", ".join(f"{lr:g}" for lr in plan.peaks),
         seed=plan.seeds[0],
         lengths=", ".join(map(str, plan.lengths)),
         longest=plan.longest,
@@ -407,16 +440,17 @@ def how_to_read(plan: Plan) -> str:
 HOW_TO_READ = """\
 All train with SGD (momentum 0.9, which one cycle cycles; weight decay 5e-4) except Adam (lr 1e-3) and schedule-free \
 AdamW (lr 0.0025, its default; BatchNorm measured anew before a validation). One cycle has torch's shape; auto picks \
-its peak anew for every length and seed. Grid of the others: {grid}. All of it was run with seed {seed} ({lengths} \
-epochs planned, {longest} without a plan), the other seeds at the lr that was best with it: of a cosine per length, \
-by the accuracy of its end; of a constant lr per target, by the first epoch there. That choice is made with the \
-images that judge it, which flatters the grids. An epoch has {steps} steps. The epochs of a planned schedule suppose \
-that its length was guessed right: lengths that fell short are not added up. A run without a plan needs no guess, \
-and its first epoch at a target may be a lucky one, after which it falls again."""
+its peak anew for every length and seed. Grid of the others: {grid}; of one cycle, which stands higher rates: \
+{peaks}. All of it was run with seed {seed} ({lengths} epochs planned, {longest} without a plan), the other seeds at \
+the lr that was best with it: of a cosine per length, by the accuracy of its end; of a constant lr per target, by \
+the first epoch there. That choice is made with the images that judge it, which flatters the grids. An epoch has \
+{steps} steps. The epochs of a planned schedule suppose that its length was guessed right: lengths that fell short \
+are not added up. A run without a plan needs no guess, and its first epoch at a target may be a lucky one, after \
+which it falls again."""
 
 
 def _accuracy(net: str, plan: Plan, policies: Sequence[Policy], kept: Kept) -> str:
-    shown = [*plan.lengths, plan.longest]
+    shown = sorted({*plan.lengths, plan.longest})
     heads = ["", *(f"{epochs} epochs" for epochs in shown), "lr"]
     body = [_row(heads), _row(["---"] * len(heads))]
     for policy in policies:
@@ -453,17 +487,18 @@ def picture(plan: Plan, policies: Sequence[Policy], kept: Kept, path: Path) -> N
     panels = figure.subplots(2, len(NETS), squeeze=False, sharey="row")
     ticks = sorted({*plan.lengths, plan.longest})
     for net, above, below in zip(NETS, *panels, strict=True):
+        own = complete(net, plan, policies, kept)
         for policy in policies:
             color, marker, line = policy.look
             look = {"color": color, "linestyle": line, "marker": marker, "markersize": 5, "label": policy.name}
-            at, values = curve(net, plan, policy, kept)
+            at, values = curve(net, own, policy, kept)
             above.fill_between(at, *(100 * values.min(0), 100 * values.max(0)), color=color, alpha=0.15, linewidth=0)
             above.plot(at, 100 * values.mean(0), **look)
-            found = [reached(net, plan, policy, target, kept).epochs for target in TARGETS]
-            everywhere = [(100 * t, np.median(epochs)) for t, epochs in zip(TARGETS, found, strict=True)]
+            found = [reached(net, own, policy, target, kept).epochs for target in TARGETS]
+            aside = 0.1 * (policies.index(policy) - len(policies) / 2)  # so that equal lines stand side by side
+            everywhere = [(100 * t + aside, np.median(epochs)) for t, epochs in zip(TARGETS, found, strict=True)]
             sure = [(t, epochs) for (t, epochs), all_ in zip(everywhere, found, strict=True) if max(all_) < math.inf]
             below.plot(*zip(*sure, strict=True) if sure else ([], []), **look)
-        above.axhline(100 * HEADLINE, color="0.5", linewidth=0.8, zorder=0)
         above.set_title(NETS[net][0], fontsize=10)
         for axes, set_scale, set_ticks in (
             (above, above.set_xscale, above.set_xticks),
@@ -503,28 +538,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.fashion", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tiny set of random images; only --out keeps it")
     parser.add_argument("--out", type=Path, help="folder for table, numbers and picture")
+    parser.add_argument("--no-more", action="store_true", help="do no runs: write what the cache holds")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if given.quick:
         with tempfile.TemporaryDirectory() as folder:
             run(QUICK, Path(folder), given.out)
         return
-    run(Plan(), CACHE / "fashion", RESULTS if given.out is None else given.out)
+    run(Plan(), CACHE / "fashion", RESULTS if given.out is None else given.out, more=not given.no_more)
 
 
-def run(plan: Plan, cache: Path, out: Path | None) -> None:
-    """Do what is missing of a plan, and write its record."""
+def run(plan: Plan, cache: Path, out: Path | None, *, more: bool = True) -> None:
+    """Do what is missing of a plan, if there is to be ``more``, and write its record."""
     kept = Kept(cache, plan)
     say = functools.partial(print, flush=True)
     policies = [policy for policy in POLICIES if policy is not FREE or importlib.util.find_spec("schedulefree")]
-    for net in NETS:
-        kept.do(first_jobs(net, plan, policies), say)
-    for seed in plan.seeds[1:]:
+    if more:
         for net in NETS:
-            kept.do(other_jobs(net, plan, policies, kept, seed), say)
+            kept.do(first_jobs(net, plan, policies), say)
+        for seed in plan.seeds[1:]:
+            for net in NETS:
+                kept.do(other_jobs(net, plan, policies, kept, seed), say)
     facts = describe(PACKAGES) | {
         "images": f"{plan.train:,} to train on, {plan.val:,} to validate on, batches of {plan.batch_size}",
-        "seeds": f"{', '.join(map(str, plan.seeds))}, of weights and order of batches",
         "runs": len(kept.outcomes),
         "CPU time": f"{sum(outcome.cpu_seconds for outcome in kept.outcomes.values()) / 60:.0f} min",
     }

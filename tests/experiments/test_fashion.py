@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from experiments import fashion
 from experiments.fashion import ADAM, AUTO, CONSTANT, COSINE, FREE, POLICIES, QUICK, Job, Kept, Outcome, Plan
 
-PLAN = Plan(lengths=(1, 2, 4), longest=3, grid=(0.01, 0.1), seeds=(0, 1))
+PLAN = Plan(lengths=(1, 2, 4), longest=3, grid=(0.01, 0.1), peaks=(0.1,), seeds=(0, 1))
 
 
 def outcome(policy, lr, epochs, seed, *accuracy, search_steps=0) -> Outcome:
@@ -65,6 +65,15 @@ def test_other_seeds_are_run_only_where_the_first_was_best(kept):
     assert [(job.lr, job.epochs) for job in jobs] == [(0.1, 1), (0.01, 2), (0.01, 4)]
 
 
+def test_a_seed_counts_once_all_of_its_runs_are_there(kept):
+    """Half of one would compare policies on different seeds."""
+    kept.add(*(outcome(AUTO, None, epochs, seed, 0.5) for epochs in PLAN.lengths for seed in (0, 1)))
+    assert fashion.complete("lenet", PLAN, [AUTO], kept).seeds == (0, 1)
+
+    del kept.outcomes[Job("lenet", AUTO.name, None, 4, 1)]
+    assert fashion.complete("lenet", PLAN, [AUTO], kept).seeds == (0,)
+
+
 def test_runs_are_done_once_and_a_line_cut_short_again(tmp_path, monkeypatch):
     """A second call with the same plan finds them; one with another batch size does not."""
     done = []
@@ -86,6 +95,19 @@ def test_runs_are_done_once_and_a_line_cut_short_again(tmp_path, monkeypatch):
     assert Kept(tmp_path, PLAN._replace(batch_size=64)).outcomes == {}
 
 
+def test_a_longer_run_without_a_plan_answers_for_its_beginning(tmp_path):
+    """With a plan it does not: its schedule was another."""
+    kept = Kept(tmp_path, PLAN._replace(longest=9, lengths=(9,)))
+    kept.path.parent.mkdir(exist_ok=True)
+    for run in (outcome(ADAM, 1e-3, 9, 0, *[0.1] * 9), outcome(AUTO, None, 9, 0, 0.1)):
+        kept.write(run)
+
+    found = Kept(tmp_path, PLAN).outcomes
+
+    assert found[Job("lenet", ADAM.name, 1e-3, 3, 0)].accuracy == (0.1,) * 3
+    assert Job("lenet", AUTO.name, None, 4, 0) not in found
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 def test_each_policy_trains_as_long_as_it_says(policy):
     """Two epochs of six steps, beside what a pick takes; one validation at the end of a plan, else one an epoch."""
@@ -93,7 +115,7 @@ def test_each_policy_trains_as_long_as_it_says(policy):
         pytest.importorskip("schedulefree")
     steps = []
     hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
-    lr = 0.01 if policy.searched else fashion._own_lr(policy)
+    (lr, *_) = QUICK.lrs(policy)
     try:
         result = fashion.train(Job("lenet", policy.name, lr, 2, 0), QUICK)
     finally:
