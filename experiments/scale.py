@@ -325,7 +325,7 @@ def _measured(measured: dict[str, Any] | None) -> str:
         f"torchrun. Medians of {measured['rounds']} rounds, in which sweep and hand-written loop take turns. All on "
         "two cores: 4 processes share them, so the table says what each part costs beside the others, not how a "
         "cluster scales. Predicted: 2 × copy / bandwidth, with the bandwidth of this memory as one process after "
-        "another measures it, by cloning one tensor as large."
+        "another measures it, by cloning one tensor as large. `load` counts all that ran on the machine meanwhile."
     )
     rows = []
     for line in measured["lines"]:
@@ -343,7 +343,17 @@ def _measured(measured: dict[str, Any] | None) -> str:
         )
     columns = ["ranks", "loop, ms a step", "sweep", "ratio", "tell a loss, ms", "all-reduce, ms", "take a copy, ms"]
     columns += ["put back", "predicted", "checkpoint: take, ms", "write"]
-    return "\n\n".join([head, as_markdown(measured["facts"]), _table(columns, rows)])
+    over = {
+        name: [line[name] * line["bandwidth"] / (2 * line["bytes"]) for line in measured["lines"]]
+        for name in ("take", "restore")
+    }
+    tail = (
+        f"Against the formula, taking a copy took {min(over['take']):.1f} to {max(over['take']):.1f} times as long, and "
+        f"putting it back {min(over['restore']):.1f} to {max(over['restore']):.1f} times: the formula knows neither "
+        "the walk from object to object, nor memory that is asked for the first time, nor processes that wait for a "
+        "core."
+    )
+    return "\n\n".join([head, as_markdown(measured["facts"]), _table(columns, rows), tail])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
