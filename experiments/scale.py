@@ -348,8 +348,8 @@ def _measured(measured: dict[str, Any] | None) -> str:
         for name in ("take", "restore")
     }
     tail = (
-        f"Against the formula, taking a copy took {min(over['take']):.1f} to {max(over['take']):.1f} times as long, and "
-        f"putting it back {min(over['restore']):.1f} to {max(over['restore']):.1f} times: the formula knows neither "
+        f"Against the formula, taking a copy took {min(over['take']):.1f} to {max(over['take']):.1f} times as long, "
+        f"and putting it back {min(over['restore']):.1f} to {max(over['restore']):.1f} times: the formula knows neither "
         "the walk from object to object, nor memory that is asked for the first time, nor processes that wait for a "
         "core."
     )
