@@ -350,8 +350,8 @@ def _measured(measured: dict[str, Any] | None) -> str:
     tail = (
         f"Against the formula, taking a copy took {min(over['take']):.1f} to {max(over['take']):.1f} times as long, "
         f"and putting it back {min(over['restore']):.1f} to {max(over['restore']):.1f} times: the formula knows "
-        "neither the walk from object to object, nor memory that is asked for the first time, nor processes that wait for "
-        "a core."
+        "neither the walk from object to object, nor memory that is asked for the first time, nor processes that "
+        "wait for a core."
     )
     return "\n\n".join([head, as_markdown(measured["facts"]), _table(columns, rows), tail])
 
