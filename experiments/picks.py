@@ -289,7 +289,7 @@ ROWS: Mapping[str, Row] = {
         Row("Lightning", "peer", by_peer(peers.lightning, 1e-8, 1.0)),
         Row("fixed default", "usual", by_default),
         Row("minimum / 10, our sweep", "usual", by_minimum),
-        Row("suggest()", "ours", by_suggest),
+        Row("suggest()", "ours", by_suggest, version=2),
         Row("auto", "ours", by_pilots("auto"), version=2),
         Row("refine", "ours", by_pilots("refine"), version=2),
         Row("random search", "search", by_random_search),

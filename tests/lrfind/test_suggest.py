@@ -158,7 +158,7 @@ def test_range_is_ordered_and_ends_at_the_blow_up():
     pick = suggest(curve)
 
     assert pick.low < pick.lr < pick.high <= curve.lr[-1]
-    assert math.log10(pick.lr / pick.low) == pytest.approx(0.55, abs=0.05)
+    assert math.log10(pick.lr / pick.low) == pytest.approx(0.79, abs=0.05)
 
 
 def test_replicates_are_averaged_and_narrow_the_range():
