@@ -34,6 +34,10 @@ TITLES: Mapping[Kind, str] = {
     "free": "optimizers without a learning rate",
 }
 HOW_TO_READ = """\
+Design: the tasks on which rules and constants were chosen. Thirty of them were held out once, until the first `auto` \
+was looked at on them; they taught the second, and count as design since. Held-out: tasks written after that, and \
+looked at once, when nothing was changed any more.
+
 Regret: points (of 100; accuracy, or R^2 x 100) between the mean score of the grid's best `max_lr` and that of the \
 pick, read off the grid (4 rates a decade, 3 seeds each) between its points in log lr; a pick outside the grid is \
 run for itself, with the weights and batches of its sweep's seed. It can be negative there. Per task the mean over \
