@@ -19,6 +19,7 @@ from lrfind.groups import get_momentum, lr_ratios, set_lr, set_momentum
 from lrfind.live import LiveCurve
 from lrfind.preserve import Where, preserve
 from lrfind.progress import Bar
+from lrfind.replicas import replicas
 from lrfind.stopping import StopRule
 from lrfind.workload import Workload
 
@@ -50,6 +51,7 @@ def range_test(
     momentum: float | None = CYCLE_MOMENTUM,
     val_batches: int | Literal["all"] | None = None,
     repeats: int = 1,
+    spread: bool = False,
     snapshot: Where = "device",
     on_point: OnPoint | None = None,
     progress: bool = True,
@@ -71,6 +73,9 @@ def range_test(
             mean validation loss after each step instead (the first so many batches of ``val_loader``).
         repeats: Number of sweeps from the same state on other batches; the further ones are ``replicates`` of
             the curve, and their spread becomes the suggestion's uncertainty.
+        spread: Spread the repeats over the ranks of torch.distributed, each of which holds the whole workload (a plain
+            model, all the data): four ranks do four repeats in the time of one, and all return the same curve. A
+            workload under DDP spreads its batches anyway.
         snapshot: ``"cpu"`` keeps the copy of model and optimizer off the accelerator.
         on_point: Called as ``on_point(lr, loss)`` after each recorded point, on every rank, for instance to draw it;
             the sweep ends early, as ``"interrupted"``, when it returns True.
@@ -98,17 +103,22 @@ def range_test(
     """
     rates = _rates(work, start_lr, end_lr, num_iter, step_mode)
     _check(work, momentum, val_batches, repeats)
+    others = replicas(work, spread)
     curves: list[LRCurve] = []
-    progress = progress and work.ranks.first
+    progress = progress and work.ranks.first and others.first
     with (
         LiveCurve(curves, rates, shown=progress) as live,
         preserve(work, snapshot) as start,
-        Bar("range test", num_iter * repeats, shown=progress and not live.on) as bar,
+        Bar("range test", num_iter * len(range(0, repeats, others.size)), shown=progress and not live.on) as bar,
         work.ranks.together(),
+        others.together(),
     ):
         try:
-            for repeat in range(repeats):
-                if repeat:
+            for repeat in range(others.rank, repeats, others.size):
+                if others.size > 1:
+                    start.restore()
+                    _pass_over(work, repeat)
+                elif repeat:
                     start.restore(data=False)
                 if momentum is not None:
                     _override_momentum(work, momentum)
@@ -130,7 +140,14 @@ def range_test(
             if curves:
                 stop.curve = together(curves)  # type: ignore[attr-defined]
             raise
-    return together(curves)
+        dealt = others.gather(curves)
+    return together([dealt[repeat % others.size][repeat // others.size] for repeat in range(repeats)])
+
+
+def _pass_over(work: Workload, passes: int) -> None:
+    """Begin so many passes over the training data, as the repeats before would have: the next one has other batches."""
+    for _ in range(passes):
+        next(iter(work.batches()), None)
 
 
 class Sweep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -11,12 +12,15 @@ from lrfind.curve import LRCurve, NoSuggestion
 from lrfind.groups import lr_ratios
 from lrfind.preserve import preserve
 from lrfind.progress import Bar
+from lrfind.ranks import ALONE, Ranks
+from lrfind.replicas import replicas
 from lrfind.suggest import Suggestion
 from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
 from onecycle.pilot import Pilot, repeated_groups, run_pilot
 from onecycle.schedule import OneCycle
 from onecycle.search import STEP, cautious, climb, lowest, near_cliff
+from onecycle.speculation import LossAt, upcoming
 
 Method = Literal["auto", "refine"]
 
@@ -68,6 +72,7 @@ def pick_max_lr(
     method: Method = "auto",
     cycle: OneCycle | None = None,
     progress: bool = True,
+    spread: bool = False,
 ) -> Suggestion:
     """Return the peak for a cycle; the workload is left bit for bit as it was.
 
@@ -83,9 +88,13 @@ def pick_max_lr(
             the answer is clear.
         cycle: Shape of the cycle. Default: torch's.
         progress: Show progress bars.
+        spread: Run pilots side by side on the ranks of torch.distributed, each of which holds the whole workload (a
+            plain model, all the data): in the time of one pilot every rank tries a peak that the search may ask for
+            next, so that it gets further for the same price, and all return the same.
 
     Returns:
-        A ``Suggestion``; its ``steps_used`` counts every optimizer step taken, its ``evidence`` names them.
+        A ``Suggestion``; its ``steps_used`` counts every optimizer step taken (pilots of all ranks), its ``evidence``
+        names them.
 
     Raises:
         ValueError: For an unknown method, or fewer than 40 ``total_steps`` to refine.
@@ -100,20 +109,29 @@ def pick_max_lr(
     >>> 0.01 < pick.lr < 2.0, pick.steps_used <= 120
     (True, True)
     """
-    with work.ranks.together():
-        return pick_with_curve(work, total_steps=total_steps, method=method, cycle=cycle, progress=progress).suggestion
+    others = replicas(work, spread)
+    with work.ranks.together(), others.together():
+        return pick_with_curve(
+            work, total_steps=total_steps, method=method, cycle=cycle, progress=progress, others=others
+        ).suggestion
 
 
 def pick_with_curve(
-    work: Workload, *, total_steps: int, method: Method, cycle: OneCycle | None, progress: bool
+    work: Workload, *, total_steps: int, method: Method, cycle: OneCycle | None, progress: bool, others: Ranks = ALONE
 ) -> Pick:
-    """Return what ``pick_max_lr`` returns, together with the range test and the pilots."""
-    progress = progress and work.ranks.first
+    """Return what ``pick_max_lr`` returns, together with the range test and the pilots.
+
+    Args:
+        work: As for ``pick_max_lr``, like the rest.
+        others: Ranks that hold the same workload and run pilots at the same time.
+    """
+    progress = progress and work.ranks.first and others.first
     budget = _budget(total_steps, method)
     per_epoch = work.steps_per_epoch or total_steps  # a loader without a length tells no epochs
     many_epochs = total_steps / per_epoch >= MANY_EPOCHS
     planned = min(MANY_EPOCHS_SWEEP_STEPS if many_epochs else SWEEP_STEPS, int(SWEEP_SHARE * budget))
-    curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
+    own_curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
+    curve = others.from_first(lambda: own_curve)  # where the ranks' arithmetic differs in the last bit
     swept, refusal = _read(curve)
     swept_steps = _steps_of(curve, planned, BLOCK if work.device.type != "cpu" else 1)
     left = budget - swept_steps
@@ -123,23 +141,40 @@ def pick_with_curve(
     groups = repeated_groups(per_epoch, steps=steps, total_steps=total_steps) if many_epochs else None
     shape = OneCycle(max_lr=None) if cycle is None else cycle
     pilots: list[Pilot] = []
+    run: dict[float, Pilot] = {}  # those of other ranks too, that the search has not asked for yet
+    spent = 0
     with preserve(work) as start, Bar("pilots", steps * number, shown=progress) as bar:
 
-        def loss_at(max_lr: float) -> float | None:
-            if sum(pilot.steps for pilot in pilots) + steps > left:
-                return None
-            pilots.append(run_pilot(work, start, shape, max_lr, steps=steps, groups=groups, bar=bar))
-            return math.inf if pilots[-1].failed else pilots[-1].loss
+        def search(loss_at: LossAt) -> dict[float, float]:
+            return climb(loss_at, _usual(work) if swept is None else swept.lr, MOST_PILOTS)
 
-        losses = climb(loss_at, _usual(work) if swept is None else swept.lr, MOST_PILOTS)
+        def loss_at(max_lr: float) -> float | None:
+            nonlocal spent
+            if max_lr not in run:
+                if spent + steps > left:
+                    return None
+                peaks = [max_lr] if others.size == 1 else upcoming(search, _losses(run.values()), others.size)
+                mine = peaks[others.rank : others.rank + 1]
+                own = [run_pilot(work, start, shape, peak, steps=steps, groups=groups, bar=bar) for peak in mine]
+                side_by_side = [pilot for each in others.gather(own) for pilot in each]
+                run.update({pilot.max_lr: pilot for pilot in side_by_side})
+                spent += max(pilot.steps for pilot in side_by_side)
+            pilots.append(run[max_lr])
+            return _losses([run[max_lr]])[max_lr]
+
+        losses = search(loss_at)
     best = next(pilot for pilot in pilots if pilot.max_lr == cautious(losses, pilots[0].first_loss))
     # Where the validation loss still falls with the peak, higher peaks do not learn by heart what lower ones do not.
     repeated = many_epochs and lowest(losses) < max(losses)
     suggestion = _decided(best, pilots, swept, work, total_steps=total_steps, method=method, repeated=repeated)
     if suggestion is None:
         suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}"))
-    used = swept_steps + sum(pilot.steps for pilot in pilots)
+    used = swept_steps + sum(pilot.steps for pilot in run.values())
     return Pick(replace(suggestion, steps_used=used), curve, tuple(pilots))
+
+
+def _losses(pilots: Iterable[Pilot]) -> dict[float, float]:
+    return {pilot.max_lr: math.inf if pilot.failed else pilot.loss for pilot in pilots}
 
 
 def _budget(total_steps: int, method: Method) -> int:
