@@ -25,10 +25,11 @@ class StopRule:
 
     The loss, as the median of the last 5 raw ones, has **diverged** once it stands above its best by more than
     ``stop_factor`` times what it had fallen by, and by more than 8 standard deviations of the noise between
-    neighbours; where it has not fallen, it must climb faster than it did on the whole, because a validation loss climbs
-    steadily, if by little, while batch normalisation gets to know the data. Only differences enter, so ``loss``, ``loss + 100`` and ``-5 + 2 * loss`` stop at the same step
-    (peers compare with a multiple of the best loss, which a negative loss breaks at once). It is **non-finite**
-    once 3 of the last 5 are NaN or infinite; a single one is passed over.
+    neighbours. Where it has not fallen it must climb faster than it did on the whole: a validation loss climbs
+    steadily, if by little, while batch normalisation gets to know the data. Only differences enter, so ``loss``,
+    ``loss + 100`` and ``-5 + 2 * loss`` stop at the same step (peers compare with a multiple of the best loss, which a
+    negative loss breaks at once). It is **non-finite** once 3 of the last 5 are NaN or infinite; a single one is passed
+    over.
 
     Args:
         stop_factor: Above 0; ``math.inf`` stops on non-finite losses alone.

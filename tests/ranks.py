@@ -51,6 +51,18 @@ def results(size: int, scenario: Callable[..., Any], *arguments: Any, limit: flo
     return outcomes
 
 
+def sharded(model: Any) -> Any:
+    """Return an ``nn.Sequential`` with its first and last layer, and the rest, sharded over the ranks."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for part in (model[0], model[-1], model):
+        fully_shard(part, mesh=mesh)
+    return model
+
+
 def _outcomes(pipes: list[Connection], limit: float) -> list[Any]:
     outcomes: dict[int, Any] = {}
     until = time.monotonic() + limit

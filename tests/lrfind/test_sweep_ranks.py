@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import lrfind
 from lrfind.ranks import RankError
-from tests.ranks import on_ranks, results
+from tests.ranks import on_ranks, results, sharded
 
+# The module: lrfind.preserve is the function.
+PRESERVE: Any = importlib.import_module("lrfind.preserve")
 SAMPLES, BATCH = 96, 24  # of all ranks together: divisible by 2 and 4
 
 
@@ -30,12 +33,12 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.0), nn.Linear(16, 3))
 
 
-def workload(size: int, **settings: Any) -> lrfind.Workload:
+def workload(size: int, how: str = "ddp", **settings: Any) -> lrfind.Workload:
     """Return the same training for any number of ranks: their batches together are the same."""
     model: nn.Module = net()
     sampler: Any = None
     if size > 1:
-        model = DistributedDataParallel(model)
+        model = DistributedDataParallel(model) if how == "ddp" else sharded(model)
         sampler = DistributedSampler(data(), shuffle=False)
     loader = DataLoader(data(), BATCH // size, sampler=sampler)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -43,9 +46,14 @@ def workload(size: int, **settings: Any) -> lrfind.Workload:
     return lrfind.Workload(model, optimizer, train_loader=loader, val_loader=loader, **settings)
 
 
-def sweep(size: int, settings: dict[str, Any]) -> dict[str, Any]:
-    work = workload(size)
-    before = [parameter.clone() for parameter in work.model.parameters()]
+def own(work: lrfind.Workload) -> list[Tensor]:
+    """Return what this rank holds of the weights."""
+    return [getattr(part, "_local_tensor", part).detach().clone() for part in work.model.parameters()]
+
+
+def sweep(size: int, how: str, settings: dict[str, Any]) -> dict[str, Any]:
+    work = workload(size, how)
+    before = own(work)
     curve = lrfind.range_test(work, start_lr=1e-3, progress=False, **settings)
     return {
         "lr": curve.lr,
@@ -53,19 +61,23 @@ def sweep(size: int, settings: dict[str, Any]) -> dict[str, Any]:
         "status": curve.status,
         "facts": dict(curve.facts),
         "pick": curve.suggest().lr,
-        "same": all(map(torch.equal, before, work.model.parameters())) and not work.optimizer.state,
+        "same": all(map(torch.equal, before, own(work))) and not work.optimizer.state,
     }
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("settings", [{}, {"val_batches": "all"}], ids=["training loss", "validation loss"])
-def test_15_ranks_return_one_curve_and_it_is_that_of_a_single_process(size: int, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("size", "how", "settings"),
+    [(2, "ddp", {}), (4, "ddp", {"val_batches": "all"}), (2, "fsdp", {}), (4, "fsdp", {"val_batches": "all"})],
+)
+def test_15_ranks_return_one_curve_and_it_is_that_of_a_single_process(
+    size: int, how: str, settings: dict[str, Any]
+) -> None:
     """Every rank has the same curve and pick, bit for bit; a single process on the same batches has them up to 1e-4.
 
     float32 gradients are added up in another order; near divergence every difference grows.
     """
-    alone = sweep(1, settings)
-    first, *others = results(size, sweep, size, settings)
+    alone = sweep(1, "alone", settings)
+    first, *others = results(size, sweep, size, how, settings)
     for other in others:
         np.testing.assert_array_equal(other["loss"], first["loss"])
         assert (other["status"], other["pick"]) == (first["status"], first["pick"])
@@ -121,9 +133,9 @@ class Fails:
         return nn.functional.cross_entropy(model(inputs), targets)
 
 
-def fail_on_one() -> dict[str, Any]:
-    work = workload(2, criterion=None, loss_fn=Fails(torch.distributed.get_rank()))
-    before = [parameter.clone() for parameter in work.model.parameters()]
+def fail_on_one(how: str) -> dict[str, Any]:
+    work = workload(2, how, criterion=None, loss_fn=Fails(torch.distributed.get_rank()))
+    before = own(work)
     begun = time.monotonic()
     with pytest.raises((ArithmeticError, RankError)) as raised:
         lrfind.range_test(work, start_lr=1e-6, progress=False)
@@ -131,13 +143,14 @@ def fail_on_one() -> dict[str, Any]:
         "seconds": time.monotonic() - begun,
         "kind": type(raised.value).__name__,
         "text": str(raised.value),
-        "same": all(map(torch.equal, before, work.model.parameters())) and not work.optimizer.state,
+        "same": all(map(torch.equal, before, own(work))) and not work.optimizer.state,
     }
 
 
-def test_15_an_error_on_one_rank_is_raised_on_both_and_both_are_as_before() -> None:
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_15_an_error_on_one_rank_is_raised_on_both_and_both_are_as_before(how: str) -> None:
     """Rank 1 raises its own error, rank 0 one that names rank 1, within 30 s; both workloads are put back."""
-    first, second = results(2, fail_on_one)
+    first, second = results(2, fail_on_one, how)
     assert (first["kind"], second["kind"]) == ("RankError", "ArithmeticError")
     assert first["text"].startswith("rank 1 failed: ArithmeticError: no more; rank 0 of 2 could not go on without it.")
     assert first["same"]
@@ -173,3 +186,26 @@ def test_15_the_same_data_on_every_rank_is_refused_with_the_remedy() -> None:
             "2 processes would do the work of fewer. Pass DataLoader(dataset, batch_size, "
             "sampler=torch.utils.data.DistributedSampler(dataset))."
         )
+
+
+def copied() -> tuple[int, int]:
+    """Return how many numbers a snapshot holds of the weights, and how many this rank does."""
+    work = workload(4, "fsdp")
+    held = 0
+    keep = PRESERVE._Keeper.__call__
+
+    def counted(self: Any, tensor: Tensor) -> Any:
+        nonlocal held
+        held += getattr(tensor, "_local_tensor", tensor).numel()
+        return keep(self, tensor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PRESERVE._Keeper, "__call__", counted)
+        PRESERVE.Snapshot(work, data=False)
+    return held, sum(part.numel() for part in own(work))
+
+
+def test_15_no_rank_copies_more_than_its_own_part() -> None:
+    """Of weights sharded over four ranks each keeps the numbers it holds, and those alone."""
+    for held, part in results(4, copied):
+        assert held == part

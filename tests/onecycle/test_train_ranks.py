@@ -13,14 +13,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 import lrfind
 import onecycle
-from tests.ranks import on_ranks, results
+from tests.ranks import on_ranks, results, sharded
 
 SAMPLES, BATCH, STEPS = 96, 24, 16  # batches of all ranks together; four steps an epoch
 
@@ -52,12 +50,6 @@ def workload(
         loader = DataLoader(data(), BATCH // size // settings.get("accumulation_steps", 1), sampler=sampler)
     step = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}[optimizer](model.parameters(), lr=0.1)
     return lrfind.Workload(model, step, nn.CrossEntropyLoss(), loader, DataLoader(data(), 32), **settings)
-
-
-def sharded(model: nn.Sequential) -> nn.Sequential:
-    for layer in (model[0], model[-1]):
-        fully_shard(layer, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
-    return fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
 
 
 def rank() -> int:
