@@ -111,7 +111,7 @@ def run_all(page: Page, address: str) -> None:
     expect(page.locator(TROUBLE)).to_have_count(0)
 
 
-def test_a_slider_redraws_the_cycle(lab: str, page: Page):
+def test_a_slider_redraws_the_cycle(page: Page, lab: str):
     """Keys move a slider, and the picture follows; what OneCycle refuses is said, and drawn as torch does it."""
     run_all(page, lab.format("onecycle_explained.ipynb"))
     panel = page.locator(".jp-OutputArea", has=page.locator(".widget-slider"))
@@ -150,7 +150,7 @@ def settled(picture: Locator) -> str | None:
     return seen
 
 
-def test_a_sweep_draws_itself(lab: str, page: Page):
+def test_a_sweep_draws_itself(page: Page, lab: str):
     """The quickstart runs; each of its two sweeps leaves one picture in its cell, and a pick says what it rests on."""
     run_all(page, lab.format("quickstart.ipynb"))
 

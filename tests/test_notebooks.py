@@ -55,7 +55,7 @@ def texts(notebook: dict[str, Any]) -> list[str]:
 def differences(fresh: str, old: str) -> list[tuple[str, str]]:
     """Return the pairs of numbers, or of texts around them, that do not agree.
 
-    A number may differ by a fifth of itself and two units of its last digit; a zero, and a word, by nothing.
+    A number may differ by a fifth of itself and two units of its last digit; a bare 0, and a word, by nothing.
     """
     if NUMBER.sub("#", fresh).split() != NUMBER.sub("#", old).split():
         return [(fresh, old)]
@@ -68,7 +68,7 @@ def differences(fresh: str, old: str) -> list[tuple[str, str]]:
 def allowed(number: re.Match[str]) -> float:
     value = abs(float(number[0]))
     unit = 10.0 ** (int(number["exponent"] or 0) - len(number["decimals"] or ""))
-    return SHARE * value + DIGITS * unit if value else 0.0
+    return 0.0 if number[0] == "0" else SHARE * value + DIGITS * unit
 
 
 def test_all_three_are_there():
@@ -97,6 +97,7 @@ def test_runs_and_gives_what_is_kept(path):
         ("val_loss 0.04", "val_loss 0.01", False),
         ("min_lr 4e-06", "min_lr 9e-06", False),
         ("difference 1e-9", "difference 0", False),
+        ("loss 0.02", "loss 0.00", True),
         ("regret nan", "regret 0.1", False),
         ("lr 0.1, diverged", "lr 0.1, finished", False),
         ("a 1   b", "a 1 b", True),
