@@ -10,11 +10,14 @@ from itertools import cycle as around
 from itertools import islice, pairwise
 from statistics import fmean, median
 
+from torch import Tensor
+
 from lrfind.batches import endless
 from lrfind.groups import get_momentum
 from lrfind.preserve import Snapshot
 from lrfind.progress import Bar
 from lrfind.stopping import MEDIAN_DIFFERENCE, StopRule
+from lrfind.sweep import BLOCK
 from lrfind.workload import Workload
 from onecycle.schedule import OneCycle
 
@@ -103,17 +106,25 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
     scheduler = cycle.scheduler(optimizer)
     rule = StopRule(STOP_FACTOR)
     losses: list[float] = []
+    unread: list[Tensor] = []
+    block, taken = _block(work), 0
     # Closed at once: an error's traceback would keep the loader's worker processes alive.
     with closing(endless(work.batches(), work.accumulation_steps)) as stream:
         for group in islice(stream if groups is None else around(list(islice(stream, groups))), steps):
             result = work.step(group)
-            losses += work.losses([result.loss])
-            bar.advance(f"peak {max_lr:.1e}, loss {losses[-1]:.4g}")
-            if rule.after(losses[-1]) is not None:
-                val_loss = None if work.val_loader is None else math.inf
-                return Pilot(max_lr, len(losses), _first(losses), math.inf, val_loss, -math.inf)
+            taken += 1
+            unread.append(result.loss)
             if result.stepped:
                 scheduler.step()
+            if len(unread) < block and taken < steps:
+                continue
+            for loss in work.losses(unread):
+                losses.append(loss)
+                bar.advance(f"peak {max_lr:.1e}, loss {loss:.4g}" if bar.shown else "")
+                if rule.after(loss) is not None:
+                    val_loss = None if work.val_loader is None else math.inf
+                    return Pilot(max_lr, taken, _first(losses), math.inf, val_loss, -math.inf)
+            unread.clear()
     first_loss, tail = _first(losses), max(1, round(TAIL * len(losses)))
     train_loss = _or_inf(fmean(losses[-tail:]))
     fall, error = first_loss - train_loss, _noise(losses) * math.sqrt(1 / HEAD + 1 / tail)
@@ -136,6 +147,11 @@ def repeated_groups(per_epoch: int, *, steps: int, total_steps: int) -> int:
     5
     """
     return max(1, round(steps * per_epoch / total_steps))
+
+
+def _block(work: Workload) -> int:
+    """Return how many losses stay on the device before they are brought home together."""
+    return 1 if work.device.type == "cpu" else BLOCK
 
 
 def _first(losses: Sequence[float]) -> float:

@@ -252,3 +252,16 @@ def test_learned_and_failed(loss, fall_z, learned, failed):
     one = Pilot(0.1, 10, 2.3, 1.0, loss, fall_z)
 
     assert (one.learned, one.failed) == (learned, failed)
+
+
+def test_losses_in_blocks_change_nothing_but_when_it_stops(make, monkeypatch):
+    """Read ten at a time, as on an accelerator: the same pilot; one that diverges takes up to nine steps more."""
+    work = make(loader="list")
+    with preserve(work) as start:
+        one, wild = pilot(work, start, 0.01, steps=24), pilot(work, start, 1e4, steps=24)
+        monkeypatch.setattr("onecycle.pilot._block", lambda work: 10)
+        assert pilot(work, start, 0.01, steps=24) == one
+        in_blocks = pilot(work, start, 1e4, steps=24)
+    assert in_blocks.failed
+    assert wild.failed
+    assert wild.steps <= in_blocks.steps < wild.steps + 10
