@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,11 +54,15 @@ def torchrun(
     """Run the command in ``folder`` by two ranks, on a job of its own."""
     folder.mkdir(exist_ok=True)
     (folder / "job.py").write_text(JOB.format(kill_at=kill_at, shared=shared))
+    return launch(folder, "-m", "onecycle.cli", *words, restarts=restarts)
+
+
+def launch(folder: Path, *words: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Have torchrun start two ranks in ``folder``."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    options = ("--max-restarts", str(restarts), "--monitor-interval", "0.2")
     return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("--max-restarts", str(restarts), "--monitor-interval", "0.2", "-m", "onecycle.cli", *words),
-        ],
+        [*torchrun, *options, *words],
         cwd=folder,
         env={"PATH": "", "HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -65,6 +70,21 @@ def torchrun(
         timeout=150,
         check=False,
     )
+
+
+def test_the_guide_runs(tmp_path: Path) -> None:
+    """Both files of the guide to many processes, by two ranks, as it says."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "distributed.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r'^```py title="(.*?)"\n(.*?)^```', page, flags=re.MULTILINE | re.DOTALL))
+    assert set(files) == {"job.py", "train.py"}
+    for name, code in files.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    trained = launch(tmp_path, "train.py")
+    assert trained.returncode == 0, trained.stderr
+    assert (tmp_path / "runs" / "many" / "summary.json").exists()
+    swept = launch(tmp_path, "-m", "lrfind.cli", "sweep", "job.py:make")
+    assert swept.returncode == 0, swept.stderr
+    assert swept.stdout.count("max_lr") == 1
 
 
 def final(folder: Path) -> dict[str, Any]:
