@@ -110,7 +110,7 @@ def copying(held: float, passes: int, *, where: str = "device", machine: Machine
 def agreeing(steps: int, ranks: int, *, every: int = BLOCK, machine: Machine = H100) -> float:
     """Return the seconds in which the ranks tell each other their losses around a ring, ``every`` so many steps.
 
-    A range test does so once in 10 steps, a pilot in each.
+    Range tests and pilots do so once in 10 steps on an accelerator, and in each on a CPU.
 
     >>> agreeing(100, 1), round(agreeing(100, 1024), 4), round(agreeing(100, 1024, every=1), 4)
     (0.0, 0.0512, 0.5115)
@@ -183,9 +183,9 @@ def added_by_sweep(parameters: float, ranks: int, *, sharded: bool, machine: Mac
 
 
 def added_by_search(parameters: float, ranks: int, spent: Search, *, sharded: bool, machine: Machine = H100) -> float:
-    """Return the seconds that a search takes beside its training steps, were they all of pilots: most of them are."""
+    """Return the seconds that a search takes beside its training steps."""
     held = state(parameters, ranks, sharded=sharded, started=False)
-    return copying(held, spent.passes, machine=machine) + agreeing(spent.steps, ranks, every=1, machine=machine)
+    return copying(held, spent.passes, machine=machine) + agreeing(spent.steps, ranks, machine=machine)
 
 
 def page(measured: dict[str, Any] | None, machine: Machine = H100) -> str:
@@ -202,7 +202,7 @@ def page(measured: dict[str, Any] | None, machine: Machine = H100) -> str:
         f"{_seconds(copying(held, 2, machine=machine))} to make and put back, and {SWEEP_STEPS} steps take "
         f"{_seconds(steps)}. What grows with the model is the memory of the copy (a quarter of what training "
         "holds) and, under DDP, the checkpoint that one rank writes for all; what grows with the ranks is the time "
-        "in which they tell each other their losses, which shows beside small models and in pilots.",
+        "in which they tell each other their losses, which shows beside small models.",
         "## Formulas",
         _formulas(machine),
         "Arithmetic is that of a transformer; starting kernels, loading data and activations are left out, so that "
@@ -280,7 +280,7 @@ def _formulas(machine: Machine) -> str:
         ],
         ["training held, a rank", f"{TRAINING} bytes a parameter (weights, gradient, Adam), without activations"],
         ["taking or putting back", '2 × copy / memory bandwidth; `snapshot="cpu"`: copy / PCIe'],
-        ["telling the losses", f"(ranks − 1) × delay, once in {BLOCK} steps of a range test and in each of a pilot"],
+        ["telling the losses", f"(ranks − 1) × delay, once in {BLOCK} steps of a range test or a pilot"],
         ["exchange a step, DDP", f"2 × {WEIGHTS} bytes × (ranks − 1) / ranks / link, as in a ring"],
         ["exchange a step, FSDP2", f"(2 × {GATHERED} + {WEIGHTS}) bytes × (ranks − 1) / ranks / link"],
         ["a step", "the longer of arithmetic (6 × parameters × tokens / operations a second) and exchange"],
