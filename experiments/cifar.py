@@ -74,7 +74,14 @@ class Plan(NamedTuple):
 
 ACCELERATOR = Plan(64, 50_000, 10_000, 5_000, 512, 24, seeds=4, bfloat16=True, compiled=True)
 CPU = Plan(16, 6_000, 4_000, 600, 128, 6, seeds=2, bfloat16=True, compiled=False)
-WHAT_IT_SAYS = ""
+WHAT_IT_SAYS = """\
+Our pick is on the plateau of the peaks tried: 65.4 ± 0.5 % at the pick, 64.8 ± 1.1 at four times it, 63.3 ± 0.1 \
+at a quarter, 54.7 ± 0.3 at sixteen times. One cycle at the pick is 4.8 points above the best of three constant \
+lrs (60.5 ± 2.2, at a quarter of the pick) and 9.5 above the constant lr that equals the pick. What constant lrs \
+lack at the end of such a run is any decay; schedules that decay otherwise were not compared here, so this says \
+that a decay is needed and that the pick suits the cycle, not that nothing else would do. Two seeds: differences \
+of a point are noise. The pick cost 126 steps where the run has 276, since `auto` may spend 100 steps on any run, \
+however short."""
 QUICK = Plan(4, 160, 80, 40, 20, 2, seeds=1, bfloat16=False, compiled=False, random=True)
 
 
@@ -363,7 +370,8 @@ SGD with Nesterov momentum (0.9 where constant, 0.95-0.85-0.95 in a cycle of tor
 moved by up to 4 pixels and mirrored at random. Test %: accuracy at the end of the run, mean ± standard deviation over \
 seeds; a run that diverged counts as 10. Each seed has its own weights, order, crops and pick, and all rows of a seed \
 share them. The pick is made with some of the training images held out to validate on; the neighbours of it and the \
-constant lrs are multiples of it, fixed before any run."""
+constant lrs are multiples of it, fixed before any run; only the sixteenfold was added once the fourfold was seen to \
+do well."""
 
 
 def shortening(plan: Plan) -> str:
@@ -420,7 +428,7 @@ def picture(found: dict[str, list[Run]], plan: Plan, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    over_epochs, over_lr = figure.subplots(1, 2, sharey=True)
+    over_epochs, over_lr = figure.subplots(1, 2)
     for row in ROWS:
         done = [each for each in found[row.name] if each.outcome.status == "finished"]
         color, marker, style = row.look
@@ -449,7 +457,8 @@ def picture(found: dict[str, list[Run]], plan: Plan, path: Path) -> None:
     over_lr.set_xscale("log")
     over_lr.set_xlabel("learning rate: peak of the cycle, or constant (log scale)")
     over_epochs.set_xlabel("epochs")
-    over_epochs.set_ylabel("test accuracy, %")
+    for ax in (over_epochs, over_lr):
+        ax.set_ylabel("test accuracy, %")
     over_epochs.set_title("during training, a line per seed", fontsize="medium")
     over_lr.set_title("at the end, a mark per run", fontsize="medium")
     over_lr.legend(fontsize="small", frameon=False)
