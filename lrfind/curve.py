@@ -29,7 +29,15 @@ MIN_POINTS = 10
 
 
 class NoSuggestion(ValueError):  # noqa: N818  (an expected answer, not a fault)
-    """A curve from which no learning rate can be read; the message says why and what to change."""
+    """A curve from which no learning rate can be read; the message says why and what to change.
+
+    Attributes:
+        curve: The curve, where it was measured on the way and nobody else has it; else None.
+    """
+
+    def __init__(self, reason: str, curve: LRCurve | None = None) -> None:
+        super().__init__(reason)
+        self.curve = curve
 
 
 _FORMAT = "lrfind curve"

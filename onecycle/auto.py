@@ -137,7 +137,7 @@ def pick_with_curve(
     left = budget - swept_steps
     number, steps = _pilots(left, total_steps)
     if number == 0:
-        return Pick(replace(_alone(swept, refusal), steps_used=swept_steps), curve, ())
+        return Pick(replace(_alone(swept, refusal, curve), steps_used=swept_steps), curve, ())
     groups = repeated_groups(per_epoch, steps=steps, total_steps=total_steps) if many_epochs else None
     shape = OneCycle(max_lr=None) if cycle is None else cycle
     pilots: list[Pilot] = []
@@ -168,7 +168,7 @@ def pick_with_curve(
     repeated = many_epochs and lowest(losses) < max(losses)
     suggestion = _decided(best, pilots, swept, work, total_steps=total_steps, method=method, repeated=repeated)
     if suggestion is None:
-        suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}"))
+        suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}", curve))
     used = swept_steps + sum(pilot.steps for pilot in run.values())
     return Pick(replace(suggestion, steps_used=used), curve, tuple(pilots))
 
@@ -215,10 +215,10 @@ def _steps_of(curve: LRCurve, planned: int, block: int) -> int:
     return min(planned, math.ceil(len(curve) / block) * block)
 
 
-def _alone(swept: Suggestion | None, refusal: str) -> Suggestion:
+def _alone(swept: Suggestion | None, refusal: str, curve: LRCurve) -> Suggestion:
     """Return what the range test says where no pilot says more."""
     if swept is None:
-        raise NoSuggestion(refusal)
+        raise NoSuggestion(refusal, curve)
     return swept
 
 

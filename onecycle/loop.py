@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lrfind.baseline import constant_loss
 from lrfind.batches import Group
-from lrfind.curve import LRCurve
+from lrfind.curve import LRCurve, NoSuggestion
 from lrfind.groups import get_momentum, lr_ratios
 from lrfind.progress import Bar, tell
 from lrfind.suggest import Suggestion
@@ -127,9 +127,14 @@ class Training:
         if not isinstance(max_lr, str):
             self.pick = max_lr if isinstance(max_lr, Suggestion) else None
             return as_peak(max_lr, self._ratios)
-        choice = pick_with_curve(
-            self.work, total_steps=self.total_steps, method=max_lr, cycle=self.shape, progress=self.progress
-        )
+        try:
+            choice = pick_with_curve(
+                self.work, total_steps=self.total_steps, method=max_lr, cycle=self.shape, progress=self.progress
+            )
+        except NoSuggestion as refusal:
+            if self.folder is not None and refusal.curve is not None:
+                self.folder.keep(refusal.curve)
+            raise
         self.pick, self.curve = choice.suggestion, choice.curve
         self._tell(f"{self.pick}: {self.pick.evidence}")
         for warning in self.pick.warnings:

@@ -113,12 +113,23 @@ class RunFolder:
             if new or not (self.path / "schedule.png").exists():  # the last of these that is written
                 write_json(self.path / "config.json", facts | _environment())
                 if curve is not None:
-                    curve.save(self.path / "curve.json")
-                    save_picture(self.path / "range_test.png", lambda ax: plot_curve(curve, pick, ax=ax))
+                    self.keep(curve, pick)
                 save_picture(self.path / "schedule.png", cycle.plot, height=3.5)
             if self._history is not None:
                 self._history.close()
             self._history = JsonLinesLog(self.path / "history.jsonl", until)
+
+    def keep(self, curve: LRCurve, pick: Suggestion | None = None) -> None:
+        """Write a range test: the numbers, and its picture.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
+        if not self.ranks.first:
+            return
+        with self._writing():
+            curve.save(self.path / "curve.json")
+            save_picture(self.path / "range_test.png", lambda ax: plot_curve(curve, pick, ax=ax))
 
     def write(self, row: Row) -> None:
         """Append a row to the history.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lrfind import NoSuggestion, Workload
+from lrfind import LRCurve, NoSuggestion, Workload
 from onecycle import CheckpointError, fit, load_history
 from onecycle.checkpoint import Checkpoints
 
@@ -230,6 +230,14 @@ def test_targets_that_are_no_numbers(tmp_path: Path):
     assert all(map(math.isnan, load_history(tmp_path)["loss"]))
     with pytest.raises(NoSuggestion, match=r"losses are not finite from the first step on"):
         train(_nan_targets(), max_lr="auto")
+
+
+def test_the_curve_behind_no_pick_is_kept(tmp_path: Path):
+    """Where ``auto`` finds nothing the range test lies in the folder to look at, which is free for another try."""
+    with pytest.raises(NoSuggestion, match=r"losses are not finite from the first step on") as refused:
+        train(_nan_targets(), max_lr="auto", out_dir=tmp_path)
+    assert LRCurve.load(tmp_path / "curve.json").status == refused.value.curve.status == "non-finite"
+    assert train(_nan_targets(), out_dir=tmp_path).status == "diverged"
 
 
 class _Dies(Dataset[tuple[Tensor, Tensor]]):
