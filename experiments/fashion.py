@@ -47,6 +47,8 @@ NETS: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
     "resnet": ("residual net, 3 blocks with BatchNorm, 19,810 parameters", lambda: ResNet(1, (8, 16, 32), 10)),
 }
 TARGETS = tuple(percent / 100 for percent in range(80, 91))
+COLLAPSED = 0.2  # accuracy of a run that guesses, or whose loss was not finite
+FALLEN = 0.03  # height of their mark in the picture, share of the axes
 LOWEST_SHOWN = 72  # percent, in the picture
 HEADLINE = 0.86  # of the pictures and the first table; fixed, as the others, before the first run
 
@@ -70,7 +72,7 @@ class Policy:
     version: int = 1
 
 
-AUTO = Policy("one cycle, auto", True, False, (LR, "o", "-"))
+AUTO = Policy("one cycle, auto", True, False, (LR, "o", "-"), version=2)
 CYCLE = Policy("one cycle, best of the grid", True, True, (LR, "s", "--"))
 COSINE = Policy("cosine, best of the grid", True, True, (METRIC, "^", "-."))
 CONSTANT = Policy("constant lr, best of the grid", False, True, (TRAIN_LOSS, "D", ":"))
@@ -419,7 +421,7 @@ def table(plan: Plan, policies: Sequence[Policy], kept: Kept, facts: dict[str, A
                 body.append(_row([f"**{policy.name}**" if policy is AUTO else policy.name, *cells]))
             parts += [title, "\n".join(body)]
         parts += [
-            "Validation accuracy in %, mean ± sd over seeds, and the lrs behind it.",
+            "Validation accuracy in %, mean ± sd over seeds, and the lrs behind it (geometric mean over seeds).",
             _accuracy(net, own, policies, kept),
         ]
     return "\n\n".join(parts) + "\n"
@@ -451,19 +453,28 @@ which it falls again."""
 
 def _accuracy(net: str, plan: Plan, policies: Sequence[Policy], kept: Kept) -> str:
     shown = sorted({*plan.lengths, plan.longest})
-    heads = ["", *(f"{epochs} epochs" for epochs in shown), "lr"]
+    heads = ["", *(f"{epochs} epochs" for epochs in shown), "lr (of a plan: per length)"]
     body = [_row(heads), _row(["---"] * len(heads))]
     for policy in policies:
         at, values = curve(net, plan, policy, kept)
         by_epoch = dict(zip(at, values.T, strict=True))
-        cells = [
-            f"{100 * by_epoch[epochs].mean():.2f} ± {100 * by_epoch[epochs].std(ddof=1):.2f}"
-            if epochs in by_epoch
-            else ""
-            for epochs in shown
-        ]
+        cells = [_spread(by_epoch[epochs]) if epochs in by_epoch else "" for epochs in shown]
         body.append(_row([policy.name, *cells, _lrs(net, plan, policy, kept)]))
     return "\n".join(body)
+
+
+def standing(accuracy: np.ndarray) -> np.ndarray:
+    """Return the accuracies of the runs that have not collapsed to a guess; the others would drown the spread."""
+    return accuracy[accuracy > COLLAPSED]
+
+
+def _spread(accuracy: np.ndarray) -> str:
+    stood = 100 * standing(accuracy)
+    fell = len(accuracy) - len(stood)
+    parts = [f"{stood.mean():.2f}"] if len(stood) else []
+    parts += [f"± {stood.std(ddof=1):.2f}"] if len(stood) > 1 else []
+    parts += [f"({fell} of {len(accuracy)} collapsed)"] if fell else []
+    return " ".join(parts)
 
 
 def _lrs(net: str, plan: Plan, policy: Policy, kept: Kept) -> str:
@@ -481,6 +492,7 @@ def _row(cells: Iterable[str]) -> str:
 def picture(plan: Plan, policies: Sequence[Policy], kept: Kept, path: Path) -> None:
     """Draw a column per net: above accuracy over epochs, below epochs to an accuracy."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(5.4 * len(NETS), 8.6), layout="constrained")
@@ -492,10 +504,18 @@ def picture(plan: Plan, policies: Sequence[Policy], kept: Kept, path: Path) -> N
             color, marker, line = policy.look
             look = {"color": color, "linestyle": line, "marker": marker, "markersize": 5, "label": policy.name}
             at, values = curve(net, own, policy, kept)
-            above.fill_between(at, *(100 * values.min(0), 100 * values.max(0)), color=color, alpha=0.15, linewidth=0)
-            above.plot(at, 100 * values.mean(0), **look)
+            stood = [100 * standing(column) for column in values.T]
+            drawn = [(epochs, c.min(), c.mean(), c.max()) for epochs, c in zip(at, stood, strict=True) if len(c)]
+            epochs, low, mean, high = np.array(drawn).reshape(-1, 4).T
+            above.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
+            above.plot(epochs, mean, **look)
+            for each, column in zip(at, stood, strict=True):
+                if len(column) < len(own.seeds):
+                    mark = {"color": color, "transform": above.get_xaxis_transform()}
+                    above.plot(each, FALLEN, "x", markersize=8, **mark)
+                    above.text(each, 2 * FALLEN, policy.name, fontsize=7, ha="center", **mark)
             found = [reached(net, own, policy, target, kept).epochs for target in TARGETS]
-            aside = 0.1 * (policies.index(policy) - len(policies) / 2)  # so that equal lines stand side by side
+            aside = 0.1 * (policies.index(policy) - (len(policies) - 1) / 2)  # so that equal lines stand side by side
             everywhere = [(100 * t + aside, np.median(epochs)) for t, epochs in zip(TARGETS, found, strict=True)]
             sure = [(t, epochs) for (t, epochs), all_ in zip(everywhere, found, strict=True) if max(all_) < math.inf]
             below.plot(*zip(*sure, strict=True) if sure else ([], []), **look)
@@ -511,13 +531,16 @@ def picture(plan: Plan, policies: Sequence[Policy], kept: Kept, path: Path) -> N
             axes.grid(color="0.5", alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
         above.set_xlabel("epochs trained (a planned schedule: its length)")
+        below.set_xlim(100 * TARGETS[0] - 0.5, 100 * TARGETS[-1] + 0.5)
+        below.set_xticks([round(100 * target) for target in TARGETS])
         below.set_xlabel("validation accuracy to reach, %")
     panels[0, 0].set_ylabel("validation accuracy, %")
     panels[1, 0].set_ylabel("epochs to that accuracy, without the search")
     if not plan.random:
         panels[0, 0].set_ylim(LOWEST_SHOWN, None)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    handles, _ = panels[0, 0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color="0.4", marker="x", markersize=9, linestyle="", label="a run of it collapsed"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     figure.savefig(path, dpi=150)
 
 

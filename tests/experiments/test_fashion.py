@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -63,6 +64,12 @@ def test_other_seeds_are_run_only_where_the_first_was_best(kept):
     jobs = list(fashion.other_jobs("lenet", PLAN, [COSINE], kept, seed=1))
 
     assert [(job.lr, job.epochs) for job in jobs] == [(0.1, 1), (0.01, 2), (0.01, 4)]
+
+
+def test_a_run_that_collapsed_is_counted_and_not_averaged_in():
+    """A guess among runs that have learned says nothing about their spread."""
+    assert fashion._spread(np.array([0.87, 0.89, 0.0])) == "88.00 ± 1.41 (1 of 3 collapsed)"
+    assert fashion._spread(np.array([0.1])) == "(1 of 1 collapsed)"
 
 
 def test_a_seed_counts_once_all_of_its_runs_are_there(kept):
