@@ -261,8 +261,28 @@ def test_a_pilot_that_made_it_worse_sends_the_search_down(make, monkeypatch):
     assert peaks[1] < peaks[0]
 
 
+def towards_sweep(found, lr):
+    """Return ``lr`` moved a third of the way, in log lr, to a tenth of where the sweep's loss was lowest."""
+    tenth = found.curve.lr[np.nanargmin(found.curve.loss)] / 10
+    return lr ** (2 / 3) * tenth ** (1 / 3)
+
+
+def test_is_moved_towards_the_sweep_but_not_onto_a_failed_pilot(make, monkeypatch):
+    """Two estimates are better than one; no pick comes within 0.35 decades of a pilot above it that has failed."""
+    scripted(monkeypatch, lambda peak: (0.5 + abs(peak + 2.5),) * 2 if peak < -2.0 else (math.inf,) * 2)
+
+    found = picked(make(**CHEAP), 60)
+    best = min(found.pilots, key=lambda pilot: pilot.loss)
+    failed = min(pilot.max_lr for pilot in found.pilots if pilot.failed)
+
+    moved = towards_sweep(found, best.max_lr / 10**0.35)
+    assert moved > failed / 10**0.35 > best.max_lr / 10**0.35
+    assert found.suggestion.lr == pytest.approx(failed / 10**0.35)
+    assert "a tenth of where the range test's loss was lowest" in found.suggestion.evidence
+
+
 def test_keeps_away_from_a_cliff(make, monkeypatch):
-    """Where the next pilot above the best has failed, the pick is 0.35 decades below the best, and says so."""
+    """Where the next pilot above the best has failed, the pilots' answer is 0.35 decades lower, and says so."""
     scripted(
         monkeypatch, lambda peak: (0.5 + abs(peak + 1.4), 0.5 + abs(peak + 1.4)) if peak < -1.0 else (math.inf,) * 2
     )
@@ -270,7 +290,9 @@ def test_keeps_away_from_a_cliff(make, monkeypatch):
     found = picked(make(**CHEAP), 60)
     best = min(found.pilots, key=lambda pilot: pilot.loss)
 
-    assert found.suggestion.lr == pytest.approx(best.max_lr / 10**0.35)
+    failed = min(pilot.max_lr for pilot in found.pilots if pilot.failed)
+    expected = min(towards_sweep(found, best.max_lr / 10**0.35), failed / 10**0.35)
+    assert found.suggestion.lr == pytest.approx(expected)
     assert "the next pilot above it failed" in found.suggestion.evidence
 
 
@@ -525,5 +547,6 @@ def test_right_labels_do_not(seed):
     """Of 1000 digits with their own labels, for 10 epochs, nothing is learned by heart, and nothing is lowered."""
     found = picked(*digits(0.0, 1000, 320, seed), "refine")
 
-    assert found.suggestion.lr in {pilot.max_lr for pilot in found.pilots}
+    answers = [towards_sweep(found, pilot.max_lr) for pilot in found.pilots]
+    assert any(found.suggestion.lr == pytest.approx(answer) for answer in answers)
     assert "lowered" not in found.suggestion.evidence
