@@ -106,7 +106,7 @@ class Plan(NamedTuple):
         return self.lengths if policy.planned else (self.longest,)
 
 
-QUICK = Plan(60, 100, 10, lengths=(1, 2), longest=2, grid=(0.01, 0.1), peaks=(0.1,), seeds=(0, 1), random=True)
+QUICK = Plan(60, 100, 10, lengths=(1, 2), longest=2, grid=(0.01, 0.1), peaks=(0.01,), seeds=(0, 1), random=True)
 
 
 class Job(NamedTuple):

@@ -87,9 +87,9 @@ def compare(curves: Mapping[str, LRCurve], rule: str | Rule | None = None) -> Co
     >>> lr = np.geomspace(1e-4, 10, 101)
     >>> fall = 2 - 1 / (1 + (0.01 / lr) ** 2) + (lr / 1.0) ** 2
     >>> compare({"net": LRCurve(lr, fall, "diverged"), "flat": LRCurve(lr, 0 * lr + 2, "range end")})
-    curve  max_lr  low     high  rule   ended      lowest loss
-    net    0.031   0.0087  0.11  level  diverged   1.03
-    flat   -       -       -     -      range end  -
+    curve  max_lr  low    high  rule   ended      lowest loss
+    net    0.031   0.005  0.19  level  diverged   1.03
+    flat   -       -      -     -      range end  -
     ! flat: The loss never fell: from lr 0.0001 to 10 it stayed at 2, but for noise. Raise end_lr, and check that the \
 optimizer holds the model's parameters and that the loss depends on them.
     """

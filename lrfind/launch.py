@@ -8,9 +8,10 @@ from contextlib import contextmanager, redirect_stdout
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from lrfind.ranks import ALONE, Ranks
+from lrfind.ranks import ALONE, Ranks, restarts
 from lrfind.workload import Workload
 
 
@@ -25,7 +26,10 @@ def launched() -> Iterator[Ranks]:
         return
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group()
+    store, rank, size = next(rendezvous("env://"))
+    # The store may outlive a restart, and with it the addresses at which the processes before were to be met.
+    attempt = dist.distributed_c10d.PrefixStore(f"attempt/{restarts()}", store)
+    dist.init_process_group(store=attempt, rank=rank, world_size=size)
     ranks = Ranks(dist.group.WORLD)
     try:
         if ranks.first:
@@ -44,7 +48,7 @@ def is_first() -> bool:
 
 def started_again() -> bool:
     """Tell whether ``torchrun`` has started this process in place of one that has ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return restarts() > 0
 
 
 def run_id() -> str | None:

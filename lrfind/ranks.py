@@ -6,6 +6,7 @@ Launching them, moving gradients and sharding weights is torch's (``torchrun``, 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -165,7 +166,7 @@ class _Alarm:
 
     def __init__(self, group: Any, rank: int, size: int, entered: int) -> None:
         store = dist.distributed_c10d._get_default_store()
-        self._store = dist.distributed_c10d.PrefixStore(f"lrfind/{group.group_name}/{entered}", store)
+        self._store = dist.distributed_c10d.PrefixStore(f"lrfind/{restarts()}/{group.group_name}/{entered}", store)
         self._group, self._rank, self._size = group, rank, size
 
     def raised_by(self, error: BaseException) -> str | None:
@@ -213,6 +214,11 @@ class _Alarm:
                 if self._store.check(["closed by"]):
                     self._group.abort()
                     return
+
+
+def restarts() -> int:
+    """Return how many times ``torchrun`` has started the ranks anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def ranks_of(model: nn.Module) -> Ranks:

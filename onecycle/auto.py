@@ -113,7 +113,7 @@ def pick_max_lr(
     >>> batches = [(x, x.sum(dim=1, keepdim=True)) for x in torch.randn(20, 16, 3)]
     >>> work = Workload(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), batches)
     >>> pick = pick_max_lr(work, total_steps=200, progress=False)
-    >>> 0.01 < pick.lr < 2.0, pick.steps_used <= 120
+    >>> 0.001 < pick.lr < 2.0, pick.steps_used <= 120
     (True, True)
     """
     others = replicas(work, spread)

@@ -70,8 +70,6 @@ class ShardedCheckpoints(Checkpoints):
         return content
 
     def _put(self, path: Path, content: dict[str, Tensor]) -> None:
-        if self.ranks.first:
-            remove(path)
         save(content, checkpoint_id=path, process_group=self._group)
 
     def _take_in(self, partial: Path, target: Path, step: int) -> None:

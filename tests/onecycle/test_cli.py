@@ -370,7 +370,7 @@ def test_a_resumed_run_with_other_flags_is_refused_naming_the_difference(capsys)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "Expected one of {plan, train, plot}"),
+        ("", "Expected one of {plan, train, plot, report}"),
         ("train digits --epoch 5", "Perhaps you meant:"),
         ("plan --total-steps 10", "--max-lr"),
         ("train digits --on-divergence go-on", "invalid choice 'go-on'"),

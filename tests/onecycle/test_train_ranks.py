@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -228,18 +230,19 @@ def test_another_global_batch_is_refused(tmp_path: Path) -> None:
         train(settings | {"resume": "auto"}, loader=loader)
 
 
-def write_and_tell(folder: str) -> list[str]:
+def write_and_tell(folder: str) -> tuple[list[str], str]:
     work = workload()
-    run = onecycle.fit(work, epochs=2, max_lr=0.3, progress=True, out_dir=folder)
-    return sorted(path.name for path in run.out_dir.iterdir())
+    with redirect_stdout(io.StringIO()) as printed:
+        run = onecycle.fit(work, epochs=2, max_lr=0.3, progress=True, out_dir=folder)
+    return sorted(path.name for path in run.out_dir.iterdir()), printed.getvalue()
 
 
-def test_the_first_rank_alone_prints_and_writes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_first_rank_alone_prints_and_writes(tmp_path: Path) -> None:
     """Each line is printed once and each row written once; both runs know the folder."""
-    first, second = results(2, write_and_tell, str(tmp_path))
+    (first, printed), (second, nothing) = results(2, write_and_tell, str(tmp_path))
     assert first == second
-    printed = capfd.readouterr().out
     assert printed.count("epoch 1 ") == printed.count("epoch 2 ") == 1
+    assert nothing == ""
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 8
 
 
