@@ -316,6 +316,12 @@ def _over_ranks(cell: Callable[[float, int, bool], str], machine: Machine) -> st
     return _table(["parameters", *(f"{ranks:,} rank{'s' * (ranks > 1)}" for ranks in RANKS)], rows)
 
 
+def beside_a_loop(measured: dict[str, Any] | None) -> str:
+    """Return a page of what was measured alone: a sweep under DDP beside a hand-written loop under DDP."""
+    question = "How long does a range test take, beside a hand-written DDP loop?"
+    return "\n\n".join(["# Sweeps under DDP", question, _measured(measured)]) + "\n"
+
+
 def _measured(measured: dict[str, Any] | None) -> str:
     if measured is None:
         return "Nothing yet: `python -m experiments.scale --measure`."
@@ -441,6 +447,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = page(measured)
     (given.out / "scale.md").write_text(text, encoding="utf-8")
     picture(given.out / "scale.png")
+    if given.out == RESULTS:  # with the other figures of overhead, where one looks for it
+        (RESULTS.parent / "overhead" / "ranks.md").write_text(beside_a_loop(measured), encoding="utf-8")
     print(text)
     print(f"Written to {given.out}")
 

@@ -19,6 +19,7 @@ from lrfind.curve import LRCurve
 from lrfind.fields import FieldTest, field_test, momentum_test, weight_decay_test
 from lrfind.metrics import Accuracy
 from lrfind.preserve import preserve
+from lrfind.ranks import RankError
 from lrfind.suggest import RULES, NoSuggestion, Suggestion, suggest
 from lrfind.sweep import range_test
 from lrfind.workload import Workload
@@ -34,6 +35,7 @@ __all__ = [
     "LRCurve",
     "LRFinder",
     "NoSuggestion",
+    "RankError",
     "Suggestion",
     "Workload",
     "compare",

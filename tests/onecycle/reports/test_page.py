@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_the_outcome_is_told(runs: dict[str, Path], tmp_path: Path):
     assert record.pick is not None
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", report(runs["picked"], out=tmp_path / "r.html").read_text()))
     assert f"max_lr {record.pick.lr:.3g} , to be trusted from {record.pick.low:.2g} to {record.pick.high:.2g}" in text
-    assert record.pick.evidence in text
+    assert record.pick.evidence in unescape(text)
     assert f"at a cost of {record.pick.steps_used} optimizer steps" in text
     for reading in record.readings:
         assert f" {reading.rule} {reading.lr:.3g} {reading.what}".replace("e-0", "e-") in text
