@@ -119,6 +119,18 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def home(losses: Sequence[Tensor]) -> list[float]:
+    """Bring tensors without dimensions home from the device, in one transfer.
+
+    >>> home([torch.tensor(0.5), torch.tensor(0.25)])
+    [0.5, 0.25]
+    """
+    if len(losses) == 1:
+        return [float(losses[0])]
+    numbers: list[float] = torch.stack(list(losses)).tolist() if losses else []
+    return numbers
+
+
 def fast(loader: Iterable[Batch]) -> Iterable[Batch]:
     """Return a loader with the same batches, read faster where that is possible, else ``loader`` itself.
 

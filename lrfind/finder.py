@@ -278,7 +278,7 @@ class _AsThePeer(Workload):
         return [(1, len(group))] * len(group)
 
     def _check_reduction(self) -> None:
-        pass  # sums of a loss may be accumulated: the mean is over batches, not over samples
+        """Nothing: sums of a loss may be accumulated, since the mean is over batches, not over samples."""
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lrfind.batches import Batch, batch_size
+from lrfind.batches import Batch, batch_size, home
 from lrfind.metrics import Metric
 from lrfind.ranks import Ranks, is_sharded
 
@@ -52,7 +52,7 @@ def validate(
             for metric in metrics.values():
                 metric.update(outputs, targets)
     # One transfer for the whole pass, and a sum that does not depend on the device's precision.
-    values = torch.stack(losses).tolist() if losses else []
+    values = home(losses)
     means = {"loss": math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / max(1, sum(sizes))}
     if losses:
         means |= {name: float(metric.compute()) for name, metric in metrics.items()}

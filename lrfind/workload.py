@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lrfind.batches import Batch, batch_size, fast, steps_per_epoch, to_device
+from lrfind.batches import Batch, batch_size, fast, home, steps_per_epoch, to_device
 from lrfind.metrics import Accuracy, Metric
 from lrfind.preserve import data_preserved
 from lrfind.ranks import ranks_of, unwrapped
@@ -317,8 +317,7 @@ class Workload:
 
     def losses(self, results: Sequence[Tensor]) -> list[float]:
         """Bring the losses of several steps home from the device, in one transfer: means over all ranks."""
-        values = torch.stack(list(results)).tolist() if len(results) > 1 else [float(loss) for loss in results]
-        return self.ranks.means(values)
+        return self.ranks.means(home(results))
 
     def _update(self) -> bool:
         scaler = self.grad_scaler

@@ -21,6 +21,7 @@ from lrfind.ranks import ALONE, Ranks
 FORMAT = "onecycle checkpoint"
 VERSION = 1
 KEEP = 2
+PARTIAL = ".partial"  # what a checkpoint ends in while it is being written
 OTHER_PLACES = "places of the other ranks"
 
 
@@ -148,8 +149,9 @@ class Checkpoints:
         return None
 
     def any(self) -> bool:
-        """Tell whether there is one, readable or not, of this kind or another."""
-        return any(self.folder.glob("step-*")) or any(self.folder.glob("start*"))
+        """Tell whether there is a whole one, readable or not, of this kind or another."""
+        found = (*self.folder.glob("step-*"), *self.folder.glob("start.*"))
+        return any(path.suffix != PARTIAL for path in found)
 
     def _content(self, record: dict[str, Any]) -> Any:
         """Return what this rank is to write of a record; None for nothing."""
@@ -185,7 +187,7 @@ class Checkpoints:
         return f"step-{step:08d}{self.suffix}"
 
     def _write(self, target: Path, step: int, content: Any, after: Callable[[], None] = lambda: None) -> None:
-        partial = target.with_suffix(".partial")
+        partial = target.with_suffix(PARTIAL)
         try:
             after()
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from lrfind.plot import plot_curve, save_picture
 from lrfind.ranks import is_sharded
 from lrfind.suggest import Suggestion
 from lrfind.workload import Workload
-from onecycle.checkpoint import CheckpointError, Checkpoints, remove
+from onecycle.checkpoint import PARTIAL, CheckpointError, Checkpoints, remove
 from onecycle.logs import History, JsonLinesLog, Row
 from onecycle.run import Run, load_history, write_json
 from onecycle.schedule import OneCycle
@@ -80,7 +80,7 @@ class RunFolder:
                     "out_dir."
                 )
             return False
-        for unfinished in (*self.path.glob(".*.partial"), *self.checkpoints.folder.glob("*.partial")):
+        for unfinished in (*self.path.glob(".*.partial"), *self.checkpoints.folder.glob(f"*{PARTIAL}")):
             remove(unfinished)
         return (self.path / "config.json").exists()  # which is written after the first checkpoint
 

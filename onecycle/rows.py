@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from lrfind.batches import home
 from lrfind.progress import Bar
 from lrfind.ranks import ALONE, Ranks
 from onecycle.divergence import Diverged, Divergence
@@ -40,8 +40,8 @@ class Rows:
         self.history = History()
         self.rule = Divergence(0)
         self.bar = Bar("", 0, shown=False)
-        self._asked = [False, False]  # by a callback to stop, by a SIGTERM to end: on this rank
-        self._heard = [False, False]  # likewise, on any
+        self._asked = False  # by a callback of this rank, to stop
+        self._heard = (False, False)  # whether any rank has been asked to stop, and told to end
         self._open: list[dict[str, Any]] = []
         self._judged = 0  # how many of the open rows are
 
@@ -51,16 +51,12 @@ class Rows:
     @property
     def stopped(self) -> bool:
         """Whether a callback has asked to stop."""
-        return self._told()[0]
+        return self._asked if self.ranks.size == 1 else self._heard[0]
 
     @property
     def terminated(self) -> bool:
         """Whether the process has been told to end."""
-        return self._told()[1]
-
-    def _told(self) -> list[bool]:
-        self._asked[1] = bool(self.sigterms)
-        return self._asked if self.ranks.size == 1 else self._heard
+        return bool(self.sigterms) if self.ranks.size == 1 else self._heard[1]
 
     @property
     def last(self) -> dict[str, Any] | None:
@@ -91,12 +87,11 @@ class Rows:
 
     def _home(self, losses: list[Tensor]) -> list[float]:
         """Bring losses home in one transfer, and hear what the other ranks have been told."""
-        own = torch.stack(losses).tolist() if len(losses) > 1 else [float(loss) for loss in losses]
+        own = home(losses)
         if self.ranks.size == 1:
             return own
-        self._told()
-        *means, stop, end = self.ranks.means([*own, *map(float, self._asked)])
-        self._heard = [stop > 0, end > 0]
+        *means, stop, end = self.ranks.means([*own, float(self._asked), float(bool(self.sigterms))])
+        self._heard = (stop > 0, end > 0)
         return means
 
     def go_back(self, history: History, row: Mapping[str, float] | None) -> None:
@@ -125,4 +120,4 @@ class Rows:
             self.bar.advance(f"loss {row['loss']:.4g}" if self.bar.shown else "")
             for callback in self.callbacks:
                 if callback(row) is True:
-                    self._asked[0] = True
+                    self._asked = True

@@ -24,8 +24,11 @@ def measure(work: Workload, shape: OneCycle, method: Method, *, progress: bool) 
 
     Raises:
         NoSuggestion: If neither the range test nor a pilot learns anything.
+        RankError: Where another rank has failed.
     """
-    pick = pick_with_curve(work, total_steps=shape.require_total_steps(), method=method, cycle=shape, progress=progress)
+    steps = shape.require_total_steps()
+    with work.ranks.together():
+        pick = pick_with_curve(work, total_steps=steps, method=method, cycle=shape, progress=progress)
     suggestion = pick.suggestion
     if work.ranks.first:
         for line in (

@@ -243,3 +243,13 @@ def test_training_goes_on_while_a_checkpoint_is_written(make: Make, tmp_path: Pa
     saved = read(tmp_path / "checkpoints" / "step-00000003.pt")["work"]["modules"]["model"]["state"]["outer.weight"]
     assert torch.equal(saved, weights[2])
     assert not torch.equal(saved, weights[3])
+
+
+@pytest.mark.parametrize("left", ["start.partial", "step-00000004.partial"])
+def test_what_was_being_written_when_a_run_was_killed_is_no_run(left: str, make: Make, tmp_path: Path):
+    """A folder with half a checkpoint alone is as good as an empty one: a new run begins there."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.folder.mkdir()
+    (checkpoints.folder / left).write_bytes(b"half of it")
+    assert not checkpoints.any()
+    assert fit(make(), total_steps=4, max_lr=0.05, out_dir=tmp_path, progress=False).status == "finished"
