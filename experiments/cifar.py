@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
-import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,14 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.machine import as_markdown, describe
-from experiments.runs import Outcome, absent, by_cycle, by_rates, kept, kept_run, spread, temporary_cache
+from experiments.machine import as_markdown
+from experiments.runs import Outcome, absent, by_cycle, by_rates, kept, kept_run, spread, temporary_cache, write
 from experiments.tasks import data
 from lrfind.palette import LR, METRIC, MOMENTUM, TRAIN_LOSS, VAL_LOSS
 from lrfind.workload import Workload
 from onecycle import OneCycle
 from onecycle.auto import pick_with_curve
-from onecycle.logs import strict
 
 RESULTS = Path(__file__).parent / "results" / "cifar"
 NAME = "cifar"
@@ -40,6 +37,7 @@ VERSION = 1  # raised when a run changes what it does
 PACKAGES = ("pillow",)
 MOMENTUM_OF_CONSTANT = 0.9
 WEIGHT_DECAY = 5e-4
+ALL = {"train": 5000, "test": 1000}  # images of each class
 PAD = 4  # pixels on each side, that a crop may move by
 MEAN, SD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)  # of the training pixels, per colour
 
@@ -149,18 +147,9 @@ def images(part: str, random: bool) -> Images:
 
 
 def _decoded() -> dict[str, Tensor]:
-    from PIL import Image
-
-    folder = data.root()
-    assert folder is not None, "main has asked for it"
     found: dict[str, list[tuple[int, int, Tensor]]] = {"train": [], "test": []}
-    with tarfile.open(folder / data.CIFAR_ARCHIVE) as archive:
-        for member in archive:
-            path = Path(member.name)
-            if path.suffix == ".jpg":
-                pixels = np.array(Image.open(archive.extractfile(member)).convert("RGB"))  # type: ignore[arg-type]
-                place = int(path.stem), data.CIFAR_CLASSES.index(path.parts[1])
-                found[path.parts[0]].append((*place, torch.from_numpy(pixels)))
+    for part, number, kind, image in data.cifar_images(ALL):
+        found[part].append((number, kind, torch.from_numpy(np.array(image))))
     tensors = {}
     for part, several in found.items():
         several.sort(key=lambda each: each[:2])
@@ -489,25 +478,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write(found: dict[str, list[Run]], plan: Plan, out: Path | None, says: str) -> None:
-    several = [each for done in found.values() for each in done]
-    seeds = ", ".join(str(seed) for seed in sorted({each.seed for each in several}))
-    facts = describe(PACKAGES) | {"seeds": seeds, "number of runs": len(several)}
-    text = record(found, plan, facts, says)
-    print(text)
-    if out is None:
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "cifar.md").write_text(text, encoding="utf-8")
-    numbers = {
-        "facts": facts,
-        "plan": plan._asdict(),
-        "runs": {
-            name: [each._asdict() | {"outcome": asdict(each.outcome)} for each in done] for name, done in found.items()
-        },
-    }
-    (out / "cifar.json").write_text(json.dumps(strict(numbers), indent=1) + "\n", encoding="utf-8")
-    picture(found, plan, out / "cifar.png")
-    print(f"Written to {out}")
+    write(
+        "cifar",
+        found,
+        plan._asdict(),
+        out,
+        packages=PACKAGES,
+        text=lambda facts: record(found, plan, facts, says),
+        picture=lambda path: picture(found, plan, path),
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The best max_lr of every task, by brute force: a grid of real OneCycle runs.
 
 ``python -m experiments.oracle --data-root DATA`` trains every task at 4 rates a decade and 3 seeds, around a
-first guess and then outwards until both ends are clearly worse than the best. ``--pilots 0.1,0.3`` then does
-shorter runs around that best. Every run is kept in ``experiments/.cache/oracle/`` under a hash of its content,
-so a second call resumes, and a call with more tasks adds to what is there.
+first guess and then outwards until both ends are clearly worse than the best. Every run is kept in
+``experiments/.cache/oracle/`` under a hash of its content, so a second call resumes, and a call with more tasks adds
+to what is there.
 """
 
 from __future__ import annotations
@@ -445,30 +445,6 @@ def find_best(tasks: Sequence[Task], workers: int, data_root: str | None) -> Non
     run_all([job for task in tasks for job in grow(task)], then, workers, data_root)
 
 
-def find_pilots(
-    tasks: Sequence[Task],
-    fractions: Sequence[float],
-    seeds: Sequence[int],
-    decades: float,
-    workers: int,
-    data_root: str | None,
-) -> None:
-    """Run shorter cycles over the grid points within ``decades`` of each task's best."""
-    reach = round(decades * PER_DECADE)
-    jobs = []
-    for task in tasks:
-        best = grid_position(Oracle.load(task).best.lr)
-        for fraction in fractions:
-            for position in range(best - reach, best + reach + 1):
-                jobs += [Job(task.name, grid_lr(position), seed, pilot_steps(task, fraction)) for seed in seeds]
-    run_all(jobs, lambda _: (), workers, data_root)
-
-
-def pilot_steps(task: Task, fraction: float) -> int:
-    """Return the length of a pilot of ``fraction`` (0 to 1) of the run."""
-    return round(task.total_steps * fraction)
-
-
 def table(tasks: Sequence[Task]) -> str:
     """Return the best of every grid as a table in Markdown."""
     heads = ("task", "half", "steps", "points", "from lr", "to lr", "best lr", "within 1 pp", "best score")
@@ -492,9 +468,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("design", "held-out"), help="only this half")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data-root", help="folder of MNIST/, FashionMNIST/ and CIFAR-10; default: LRFIND_DATA")
-    parser.add_argument("--pilots", help="fractions of the run, separated by commas, as 0.1,0.3")
-    parser.add_argument("--decades", type=float, default=1.5, help="reach of the pilots either side of the best")
-    parser.add_argument("--pilot-seeds", type=int, default=2, help="seeds 0, 1, ... of the pilots")
     parser.add_argument("--table", action="store_true", help="only print what the cache holds")
     given = parser.parse_args(arguments)
     _begin(given.data_root)
@@ -508,11 +481,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"skipped {task.name}: {reason}")
     tasks = [task for task in tasks if task.missing() is None]
     if not given.table:
-        if given.pilots:
-            fractions = [float(fraction) for fraction in given.pilots.split(",")]
-            seeds = range(given.pilot_seeds)
-            find_pilots(tasks, fractions, seeds, given.decades, given.workers, given.data_root)
-            return
         find_best(tasks, given.workers, given.data_root)
     print(table(tasks))
 

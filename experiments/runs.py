@@ -8,7 +8,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any, Literal
 
 import torch
 
+from experiments.machine import describe
 from experiments.tasks.data import CACHE
 from lrfind.batches import epoch
 from lrfind.workload import Workload
 from onecycle import OneCycle, fit
+from onecycle.logs import strict
 from onecycle.state import WorkState
 
 
@@ -189,3 +191,40 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     """
     mean = f"{statistics.fmean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def write(
+    name: str,
+    found: Mapping[str, Sequence[Any]],
+    plan: Mapping[str, Any],
+    out: Path | None,
+    *,
+    packages: Sequence[str],
+    text: Callable[[dict[str, Any]], str],
+    picture: Callable[[Path], None],
+) -> None:
+    """Print what an experiment says, and write it with its numbers and its picture.
+
+    Args:
+        name: Of the files: ``NAME.md``, ``NAME.json``, ``NAME.png``.
+        found: The runs of every row: named tuples with a ``seed`` and an ``outcome``.
+        plan: What all runs have in common.
+        out: Folder; None prints alone.
+        packages: Whose versions belong to the facts.
+        text: Returns the page, given the facts of the machine and of the runs.
+        picture: Draws into a file.
+    """
+    several = [each for done in found.values() for each in done]
+    seeds = ", ".join(str(seed) for seed in sorted({each.seed for each in several}))
+    facts = describe(packages) | {"seeds": seeds, "number of runs": len(several)}
+    page = text(facts)
+    print(page)
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text(page, encoding="utf-8")
+    runs = {row: [each._asdict() | {"outcome": asdict(each.outcome)} for each in done] for row, done in found.items()}
+    numbers = {"facts": facts, "plan": dict(plan), "runs": runs}
+    (out / f"{name}.json").write_text(json.dumps(strict(numbers), indent=1) + "\n", encoding="utf-8")
+    picture(out / f"{name}.png")
+    print(f"Written to {out}")

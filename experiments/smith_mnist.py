@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from experiments import runs
-from experiments.machine import as_markdown, describe
-from experiments.runs import Outcome, absent, by_cycle, by_rates, kept, kept_run, so_far, spread, temporary_cache
+from experiments.machine import as_markdown
+from experiments.runs import Outcome, absent, by_cycle, by_rates, kept, kept_run, so_far, spread, temporary_cache, write
 from experiments.tasks import data
 from lrfind.groups import lr_ratios
 from lrfind.palette import LR, METRIC, MOMENTUM, TRAIN_LOSS
@@ -34,7 +33,6 @@ from lrfind.workloads import images, lenet
 from lrfind.workloads.parts import Split
 from onecycle import OneCycle
 from onecycle.auto import pick_with_curve
-from onecycle.logs import strict
 
 RESULTS = Path(__file__).parent / "results" / "smith_mnist"
 NAME = "smith_mnist"
@@ -368,25 +366,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write(found: dict[str, list[Run]], plan: Plan, out: Path | None, says: str) -> None:
-    several = [each for done in found.values() for each in done]
-    seeds = ", ".join(str(seed) for seed in sorted({each.seed for each in several}))
-    facts = describe(PACKAGES) | {"seeds": seeds, "number of runs": len(several)}
-    text = record(found, plan, facts, says)
-    print(text)
-    if out is None:
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "smith_mnist.md").write_text(text, encoding="utf-8")
-    numbers = {
-        "facts": facts,
-        "plan": plan._asdict(),
-        "runs": {
-            name: [each._asdict() | {"outcome": asdict(each.outcome)} for each in done] for name, done in found.items()
-        },
-    }
-    (out / "smith_mnist.json").write_text(json.dumps(strict(numbers), indent=1) + "\n", encoding="utf-8")
-    picture(found, plan, out / "smith_mnist.png")
-    print(f"Written to {out}")
+    write(
+        "smith_mnist",
+        found,
+        plan._asdict(),
+        out,
+        packages=PACKAGES,
+        text=lambda facts: record(found, plan, facts, says),
+        picture=lambda path: picture(found, plan, path),
+    )
 
 
 if __name__ == "__main__":

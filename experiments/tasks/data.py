@@ -6,8 +6,9 @@ import functools
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,27 +94,36 @@ def cifar() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _cifar() -> dict[str, Tensor]:
-    from PIL import Image
-
-    folder = root()
-    assert folder is not None
     images: dict[str, list[Tensor]] = {"train": [], "test": []}
     classes: dict[str, list[int]] = {"train": [], "test": []}
     limits = {"train": 1000, "test": 300}
-    with tarfile.open(folder / CIFAR_ARCHIVE) as archive:
-        for member in archive:
-            path = Path(member.name)
-            if path.suffix != ".jpg" or int(path.stem) >= limits[path.parts[0]]:
-                continue
-            pixels = np.asarray(Image.open(archive.extractfile(member)).convert("RGB").reduce(2))
-            images[path.parts[0]].append(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
-            classes[path.parts[0]].append(CIFAR_CLASSES.index(path.parts[1]))
+    for part, _, kind, image in cifar_images(limits):
+        images[part].append(torch.from_numpy(np.asarray(image.reduce(2)).transpose(2, 0, 1).copy()))
+        classes[part].append(kind)
     return {
         "train_x": torch.stack(images["train"]),
         "train_y": torch.tensor(classes["train"]),
         "val_x": torch.stack(images["test"]),
         "val_y": torch.tensor(classes["test"]),
     }
+
+
+def cifar_images(limits: Mapping[str, int]) -> Iterator[tuple[str, int, int, Any]]:
+    """Yield the images of CIFAR-10 (JPEG) in the order of the archive: part, number in its class, class, picture.
+
+    Args:
+        limits: So many of each class, for ``"train"`` and ``"test"``.
+    """
+    from PIL import Image
+
+    folder = root()
+    assert folder is not None, "missing() tells first"
+    with tarfile.open(folder / CIFAR_ARCHIVE) as archive:
+        for member in archive:
+            path = Path(member.name)
+            if path.suffix == ".jpg" and int(path.stem) < limits[path.parts[0]]:
+                file: Any = archive.extractfile(member)
+                yield path.parts[0], int(path.stem), CIFAR_CLASSES.index(path.parts[1]), Image.open(file).convert("RGB")
 
 
 @functools.cache

@@ -89,8 +89,9 @@ def test_everybody_stops_at_the_first_validation_that_reaches_the_target(way):
 
 
 @pytest.mark.parametrize("case", [*CASES, *QUICK], ids=lambda case: case.task)
-def test_the_optimizer_is_the_tasks_own(case):
+def test_the_optimizer_is_the_tasks_own(case, data_root, monkeypatch):
     """Those who make the optimizer afresh get what the task has."""
+    monkeypatch.setenv("LRFIND_DATA", str(data_root))
     task = TASKS[case.task]
     if (reason := task.missing()) is not None:
         pytest.skip(reason)
@@ -102,7 +103,7 @@ def test_the_optimizer_is_the_tasks_own(case):
 
 def test_the_target_is_a_share_of_the_gain_of_the_best():
     """All of the gain is the best score on record; none of it is the constant predictor's."""
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, is not installed")
     case = CASES[0]
 
     assert case.target(0.0) == TASKS[case.task].constant_score()
@@ -134,7 +135,7 @@ def test_a_seed_that_never_reaches_the_target_is_not_averaged_in():
 
 def test_a_tool_that_gives_up_is_a_result(monkeypatch):
     """What it raised is kept, and the others go on."""
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, is not installed")
 
     def give_up(start, watch):
         raise RuntimeError("no lr")
@@ -146,7 +147,7 @@ def test_a_tool_that_gives_up_is_a_result(monkeypatch):
 
 def test_a_quick_run_writes_table_picture_and_numbers(tmp_path, monkeypatch):
     """From the command line on; who is not installed, and a case without its data, are named with the reason."""
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, is not installed")
     monkeypatch.delenv("LRFIND_DATA", raising=False)
     monkeypatch.setattr(end_to_end, "QUICK", (*QUICK, Case("clothes", "fashion-cnnbn-sgd-b64", adam())))
 
@@ -165,7 +166,7 @@ def test_a_quick_run_writes_table_picture_and_numbers(tmp_path, monkeypatch):
 
 def test_a_record_can_be_drawn_again(tmp_path):
     """From its numbers alone, with what somebody wrote about them above the tables."""
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, is not installed")
     case = QUICK[0]
     tries = [replace(one(seed, 0.5, 0.99, way=way.name), case=case.title) for seed in (0, 1) for way in WAYS[:2]]
     record = {"facts": {"runs": 4}, "skipped": {}, "tries": [end_to_end._as_json(each) for each in tries]}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from experiments import fashion
-from experiments.fashion import ADAM, AUTO, CONSTANT, COSINE, FREE, POLICIES, QUICK, Job, Kept, Outcome, Plan
+from experiments import fashion, fashion_runs
+from experiments.fashion_runs import ADAM, AUTO, CONSTANT, COSINE, FREE, POLICIES, QUICK, Job, Kept, Outcome, Plan
 
 PLAN = Plan(lengths=(1, 2, 4), longest=3, grid=(0.01, 0.1), peaks=(0.1,), seeds=(0, 1))
 
@@ -61,7 +61,7 @@ def test_other_seeds_are_run_only_where_the_first_was_best(kept):
     for epochs, (low, high) in zip(PLAN.lengths, ((0.5, 0.6), (0.7, 0.6), (0.8, 0.0)), strict=True):
         kept.add(outcome(COSINE, 0.01, epochs, 0, low), outcome(COSINE, 0.1, epochs, 0, high))
 
-    jobs = list(fashion.other_jobs("lenet", PLAN, [COSINE], kept, seed=1))
+    jobs = list(fashion_runs.other_jobs("lenet", PLAN, [COSINE], kept, seed=1))
 
     assert [(job.lr, job.epochs) for job in jobs] == [(0.1, 1), (0.01, 2), (0.01, 4)]
 
@@ -89,8 +89,8 @@ def test_runs_are_done_once_and_a_line_cut_short_again(tmp_path, monkeypatch):
         done.append(job)
         return Outcome(job, (0.5,), 0.1, 0, 10, 1.0)
 
-    monkeypatch.setattr(fashion, "train", train)
-    jobs = list(fashion.first_jobs("lenet", PLAN, [ADAM, AUTO]))
+    monkeypatch.setattr(fashion_runs, "train", train)
+    jobs = list(fashion_runs.first_jobs("lenet", PLAN, [ADAM, AUTO]))
     Kept(tmp_path, PLAN).do(jobs, lambda _: None)
     Kept(tmp_path, PLAN).do(jobs, lambda _: None)
     assert done == jobs
@@ -119,12 +119,12 @@ def test_a_longer_run_without_a_plan_answers_for_its_beginning(tmp_path):
 def test_each_policy_trains_as_long_as_it_says(policy):
     """Two epochs of six steps, beside what a pick takes; one validation at the end of a plan, else one an epoch."""
     if policy is FREE:
-        pytest.importorskip("schedulefree")
+        pytest.importorskip("schedulefree", reason="schedulefree, of the extra peers, is not installed")
     steps = []
     hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
     lr = min(QUICK.lrs(policy))
     try:
-        result = fashion.train(Job("lenet", policy.name, lr, 2, 0), QUICK)
+        result = fashion_runs.train(Job("lenet", policy.name, lr, 2, 0), QUICK)
     finally:
         hook.remove()
 
@@ -135,13 +135,13 @@ def test_each_policy_trains_as_long_as_it_says(policy):
 
 def test_a_loss_that_is_not_finite_ends_the_run():
     """At accuracy 0, whatever the weights would guess."""
-    assert fashion.train(Job("lenet", COSINE.name, 1e8, 2, 0), QUICK).accuracy == (0.0,)
+    assert fashion_runs.train(Job("lenet", COSINE.name, 1e8, 2, 0), QUICK).accuracy == (0.0,)
 
 
 def test_the_real_images_are_a_part_of_the_training_set(data_root, monkeypatch):
     """12,000 to train on and 5,000 others, classes about equally often."""
     monkeypatch.setenv("LRFIND_DATA", str(data_root))
-    split = fashion.data(Plan())
+    split = fashion_runs.data(Plan())
 
     assert (split.train_x.shape, split.val_x.shape) == ((12_000, 1, 28, 28), (5_000, 1, 28, 28))
     assert split.train_y.bincount().min() > 1_000

@@ -209,7 +209,7 @@ def test_a_search_spends_no_more_than_half_a_run(cache, row):
 
 def test_a_quick_run_writes_tables_pictures_and_numbers(tmp_path, capsys):
     """Six tasks from grids to pictures, nothing left in the cache; every row with its package has a line."""
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, is not installed")
     before = oracle.CACHE
 
     regret.main(["--quick", "--out", str(tmp_path)])

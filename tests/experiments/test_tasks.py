@@ -117,7 +117,7 @@ def test_fine_tuning_keeps_the_ratio_of_the_groups_lr():
 
 def test_r2_agrees_with_scikit_learn():
     """One output, in two batches: scikit-learn's r2_score; several: its variance-weighted mean."""
-    metrics = pytest.importorskip("sklearn.metrics")
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn, of the extra examples, is not installed")
     rng = np.random.default_rng(0)
     for outputs in (1, 3):
         truth = rng.normal(3, 2, (50, outputs))

@@ -92,7 +92,10 @@ def test_a_log_taken_up_again_is_cut_where_the_run_goes_on(until: int, rest: byt
 
 def test_tensorboard_events_are_the_history(make: Callable[..., Workload], tmp_path: Path):
     """Read back by TensorBoard's own reader: each column under its name, by step."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="tensorboard, of its own extra, is not installed",
+    )
     run = fit(make(), epochs=2, max_lr=0.05, loggers=[TensorBoardLog(tmp_path)], progress=False)
     events = accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
