@@ -195,7 +195,7 @@ def plot_comparison(
 def _end(curve: LRCurve, smoothed: np.ndarray, pick: Suggestion | None, top: float) -> tuple[float, float]:
     """Return where a name's leader meets its curve: at the pick, else at the last point that can be seen."""
     if pick is not None:
-        return pick.lr, _height(curve, smoothed, pick.lr)
+        return pick.lr, height_at(curve, smoothed, pick.lr)
     last = int(np.flatnonzero(smoothed <= top)[-1])
     return float(curve.lr[last]), float(smoothed[last])
 
@@ -282,7 +282,7 @@ def _mark_rules(ax: Axes, curve: LRCurve, smoothed: np.ndarray, rules: Sequence[
             continue
         ax.plot(
             lr,
-            _height(curve, smoothed, lr),
+            height_at(curve, smoothed, lr),
             linestyle="none",
             marker=marker,
             markersize=8,
@@ -293,7 +293,8 @@ def _mark_rules(ax: Axes, curve: LRCurve, smoothed: np.ndarray, rules: Sequence[
         )
 
 
-def _height(curve: LRCurve, smoothed: np.ndarray, lr: float) -> float:
+def height_at(curve: LRCurve, smoothed: np.ndarray, lr: float) -> float:
+    """Return the smoothed loss at a rate between the points; ``smoothed`` as of the curve."""
     finite = np.isfinite(smoothed)
     return float(np.interp(math.log(lr), np.log(curve.lr[finite]), smoothed[finite]))
 

@@ -96,7 +96,7 @@ class ShardedCheckpoints(Checkpoints):
         record: dict[str, Any] = _from_bytes(plain[COMMON])
         record["place"] = _from_bytes(plain[place])
         if self.ranks.rank >= ranks:
-            record["place"] = place_of(1, [record["place"]])
+            record["place"] = place_of(self.ranks.rank, [record["place"]])
         content: dict[str, DTensor] = {}
         for part in self._parts(record["work"]):
             for key in part.among(written):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lrfind.curve import LRCurve
-from lrfind.plot import loss_range
+from lrfind.plot import height_at, loss_range
 from onecycle.logs import History
 from onecycle.plot import loss_limits, smoothed_losses, steps_to_draw
 from onecycle.reports.parts import Chart, Columns, Limits, Pin, Series, number, thinned
@@ -108,10 +108,8 @@ class Charts:
         for replicate in curve.replicates:
             style = {"label": "repeated sweep", "colour": "train", "width": 0.8}
             series.append(self._curve(replicate.lr, replicate.smoothed(), **style))
-        finite = np.isfinite(smoothed)
-        log_lr = np.log(curve.lr[finite])
         pins = [
-            Pin(str(number), reading.lr, float(np.interp(math.log(reading.lr), log_lr, smoothed[finite])))
+            Pin(str(number), reading.lr, height_at(curve, smoothed, reading.lr))
             for number, reading in enumerate(record.readings, start=1)
             if reading.lr is not None
         ]
