@@ -174,3 +174,135 @@ class BagOfTokens(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.embed(tokens))
+
+
+def normed_mlp(*sizes: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
+    """As ``mlp``, with ``norm(width)`` before every ReLU."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in itertools.pairwise(sizes[:-1]):
+        layers += [nn.Linear(before, after), norm(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
+
+
+def group_norm_cnn(channels: int, width: int, classes: int) -> nn.Sequential:
+    """Two strided 3 x 3 convolutions with GroupNorm, and a linear head on the mean over places."""
+    layers: list[nn.Module] = []
+    for before, after in ((channels, width), (width, 2 * width)):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), *mlp(2 * width, classes))
+
+
+def denoiser(channels: int, width: int) -> nn.Sequential:
+    """Three 3 x 3 convolutions that keep the image's size."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, channels, 3, padding=1),
+    )
+
+
+class Siamese(nn.Module):
+    """Two images, as the channels of one: the distances of their encodings classified as other or same."""
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        one, other = self.encoder(pairs.flatten(0, 1)[:, None]).unflatten(0, pairs.shape[:2]).unbind(1)
+        return self.head((one - other).abs())
+
+
+class YesOrNo(nn.Module):
+    """Several yes-or-no answers: logits of shape ``(batch, answers, 2)``, that of no at 0.
+
+    Cross-entropy on them is ``BCEWithLogitsLoss`` on the logits of yes.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        yes = self.net(inputs)
+        return torch.stack([torch.zeros_like(yes), yes], -1)
+
+
+class Factors(nn.Module):
+    """Matrix factorisation: what does a user think of an item? Both as whole numbers, ``(batch, 2)``."""
+
+    def __init__(self, users: int, items: int, width: int) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(users, width), nn.Embedding(items, width)
+        self.user_bias, self.item_bias = nn.Embedding(users, 1), nn.Embedding(items, 1)
+        for embedding in self.children():
+            nn.init.normal_(embedding.weight, std=0.1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        user, item = pairs.unbind(1)
+        match = (self.user(user) * self.item(item)).sum(1, keepdim=True)
+        return match + self.user_bias(user) + self.item_bias(item)
+
+
+class CharConvolution(nn.Module):
+    """Logits for the next character at every position, from convolutions over what came before (dilations 1, 2, 4)."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.convolutions = nn.ModuleList(nn.Conv1d(width, width, 3, dilation=2**index) for index in range(3))
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        hidden = self.embed(characters).transpose(1, 2)
+        for convolution in self.convolutions:
+            before = nn.functional.pad(hidden, (2 * convolution.dilation[0], 0))
+            hidden = hidden + convolution(before).relu()
+        return self.head(hidden.transpose(1, 2))
+
+
+class TextCNN(nn.Module):
+    """Classifies characters: embedding, two convolutions, the largest value over places."""
+
+    def __init__(self, vocabulary: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.convolutions = nn.Sequential(
+            nn.Conv1d(width, width, 3, padding=1), nn.ReLU(), nn.Conv1d(width, 2 * width, 3, padding=1), nn.ReLU()
+        )
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        return self.head(self.convolutions(self.embed(characters).transpose(1, 2)).amax(2))
+
+
+class AttentionOverTokens(nn.Module):
+    """Token embeddings, self-attention with a residual, then their mean weighted by a learned query, classified."""
+
+    def __init__(self, vocabulary: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, 1)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embed(tokens)
+        hidden = self.norm(hidden + self.attention(hidden, hidden, hidden, need_weights=False)[0])
+        return self.head((self.query(hidden).softmax(1) * hidden).sum(1))
+
+
+class WordFromContext(nn.Module):
+    """Logits for a word from the mean embedding of those around it."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.EmbeddingBag(vocabulary, width)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, context: Tensor) -> Tensor:
+        return self.head(self.embed(context))

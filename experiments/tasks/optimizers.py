@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from torch.optim import SGD, Adagrad, Adam, AdamW, RAdam, RMSprop
 
 from experiments.tasks.task import MakeOptimizer
 
@@ -38,3 +38,8 @@ def rmsprop(**settings: Any) -> MakeOptimizer:
 def adagrad(**settings: Any) -> MakeOptimizer:
     """Adagrad at lr 1e-2: no momentum that OneCycle could turn on."""
     return partial(Adagrad, lr=1e-2, **settings)
+
+
+def radam(**settings: Any) -> MakeOptimizer:
+    """RAdam at lr 1e-3."""
+    return partial(RAdam, lr=1e-3, **settings)
