@@ -36,7 +36,7 @@ QUICK = (
     "diabetes-linear-sgd0-b16",
     "diabetes-mlp-adamw-b64",
     "digits-logistic-sgd0-b64",
-    "wine-mlp-sgd-b8",
+    "iris-mlp-adamw-b8",
 )
 QUICK_STEPS = 120
 QUICK_GRID = (-8, -4, 0, 4)  # quarters of a decade from the optimizer's usual lr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -39,6 +40,10 @@ class Accuracy:
     0.5
     """
 
+    # As torchmetrics' classes say of themselves: see share_of_hits.
+    higher_is_better = True
+    plot_upper_bound = 1.0
+
     def __init__(self, ignore_index: int = -100) -> None:
         self.ignore_index = ignore_index
         self.reset()
@@ -60,3 +65,21 @@ class Accuracy:
         """Return the share of hits; NaN when there was no sample."""
         seen = int(self._seen)
         return int(self._correct) / seen if seen else float("nan")
+
+
+def share_of_hits(metrics: Mapping[str, Metric]) -> str | None:
+    """Return the name of the first metric that rises to 1 as a model gets better, such as an accuracy; None if none.
+
+    A metric says so by ``higher_is_better = True`` and ``plot_upper_bound = 1.0``, as torchmetrics' do.
+
+    >>> share_of_hits({"accuracy": Accuracy()}), share_of_hits({})
+    ('accuracy', None)
+    """
+    return next(
+        (
+            name
+            for name, metric in metrics.items()
+            if getattr(metric, "higher_is_better", None) is True and getattr(metric, "plot_upper_bound", None) == 1.0
+        ),
+        None,
+    )

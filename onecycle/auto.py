@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import numpy as np
-
 from lrfind.batches import rewinds
 from lrfind.curve import LRCurve, NoSuggestion
 from lrfind.groups import lr_ratios
+from lrfind.metrics import share_of_hits
 from lrfind.preserve import preserve
 from lrfind.progress import Bar
 from lrfind.ranks import ALONE, Ranks
@@ -19,7 +18,7 @@ from lrfind.replicas import replicas
 from lrfind.suggest import Suggestion
 from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
-from onecycle.pilot import Pilot, repeated_groups, run_pilot
+from onecycle.pilot import Pilot, repeated_groups, run_pilot, validated
 from onecycle.schedule import OneCycle
 from onecycle.search import STEP, cautious, climb, lowest, near_cliff
 from onecycle.speculation import LossAt, upcoming
@@ -35,27 +34,24 @@ START_LR, END_LR, SWEEP_STEPS = 1e-6, 10.0, 42
 SWEEP_SHARE = 0.6
 # A pilot is no shorter than this, in steps.
 MIN_PILOT = 8
-# Three pilots, or two where three would be shorter than twice that or than this share of the run: length counts for
-# more than number. Where some diverge early, further ones for what that saves.
+# Three pilots, or two where three would be shorter than twice that or than this share of the run. Where some diverge
+# early, further ones for what that saves.
 PILOTS, FEWEST_PILOTS, MOST_PILOTS = 3, 2, 5
-PILOT_SHARE = 0.08
-# Runs of fewer epochs do not learn their data by heart; pilots of longer ones repeat a share of the data, and a longer
-# sweep repeats its data too.
+PILOT_SHARE = 0.05
+# Runs of fewer epochs do not learn their data by heart; pilots of longer ones repeat a share of the data, and begin
+# below the range test's pick, or what is usual, by this factor.
 MANY_EPOCHS = 16
-MANY_EPOCHS_SWEEP_STEPS = 88
+MANY_EPOCHS_BELOW = 10**0.3
 # A pilot has learned by heart where the validation loss fell by so much less than the training loss, as a share of the
 # latter's fall. The real run goes on doing so for longer, so its best peak is lower: by this power of the ratio of
 # their lengths.
 BY_HEART = 0.2
-BY_HEART_POWER = 0.7
+BY_HEART_POWER = 0.5
 # Where the range test has no answer the pilots begin here: the middle of what suits these optimizers.
 USUAL = {"RMSprop": 1e-3, "Adagrad": 0.2}
 USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
-# The pilots' answer goes so large a share of the way, in log lr, to a tenth of the rate at which the range test's loss
-# was lowest: two estimates whose errors have little in common, and together better than either.
-TOWARDS_SWEEP = 1 / 3
 # Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
-CLIFF_MARGIN = 10**0.35
+CLIFF_MARGIN = 10**0.25
 # The best peak lay within so many decades below and above the pick in 80 % of the design tasks of the regret study;
 # further above where the pick was lowered for learning by heart.
 BELOW, ABOVE, BY_HEART_ABOVE = 0.48, 0.72, 1.35
@@ -81,12 +77,12 @@ def pick_max_lr(
 ) -> Suggestion:
     """Return the peak for a cycle; the workload is left bit for bit as it was.
 
-    A short range test says where to look. Two or three pilots, whole cycles as long as the budget allows, all from the
-    same weights on the same batches, say what is best there: by validation loss where there is a ``val_loader``. Where
-    the run has 16 epochs or more the pilots repeat a small share of the data as often as the run will repeat all of
-    it, because what a run learns by heart, wrong labels above all, a short pilot on fresh data does not show. Their
-    answer is moved a third of the way to a tenth of the rate at which the range test's loss was lowest: the two err
-    for different reasons.
+    A short range test says where to look. Two or three pilots, cycles as long as the budget allows that stay at their
+    peaks, all from the same weights on the same batches, say what is best there: where there is a ``val_loader`` by
+    validation loss, and in equal parts by the accuracy where the workload measures one (the first of its metrics with
+    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). Where the run has 16 epochs or more
+    the pilots repeat a small share of the data as often as the run will repeat all of it, because what a run learns by
+    heart, wrong labels above all, a short pilot on fresh data does not show.
 
     Args:
         work: What will be trained.
@@ -136,7 +132,7 @@ def pick_with_curve(
     budget = _budget(total_steps, method)
     per_epoch = work.steps_per_epoch or total_steps  # a loader without a length tells no epochs
     many_epochs = total_steps / per_epoch >= MANY_EPOCHS
-    planned = min(MANY_EPOCHS_SWEEP_STEPS if many_epochs else SWEEP_STEPS, int(SWEEP_SHARE * budget))
+    planned = min(SWEEP_STEPS, int(SWEEP_SHARE * budget))
     own_curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
     curve = others.from_first(lambda: own_curve)  # where the ranks' arithmetic differs in the last bit
     swept, refusal = _read(curve)
@@ -147,13 +143,15 @@ def pick_with_curve(
         return Pick(replace(_alone(swept, refusal, curve), steps_used=swept_steps), curve, ())
     groups = repeated_groups(per_epoch, steps=steps, total_steps=total_steps) if many_epochs else None
     shape = OneCycle(max_lr=None) if cycle is None else cycle
+    begin = (_usual(work) if swept is None else swept.lr) / (MANY_EPOCHS_BELOW if many_epochs else 1.0)
     pilots: list[Pilot] = []
     run: dict[float, Pilot] = {}  # those of other ranks too, that the search has not asked for yet
     spent = 0
     with preserve(work) as start, Bar("pilots", steps * number, shown=progress) as bar:
+        before = validated(work, steps)
 
         def search(loss_at: LossAt) -> dict[float, float]:
-            return climb(loss_at, _usual(work) if swept is None else swept.lr, MOST_PILOTS)
+            return climb(loss_at, begin, MOST_PILOTS)
 
         def loss_at(max_lr: float) -> float | None:
             nonlocal spent
@@ -162,7 +160,10 @@ def pick_with_curve(
                     return None
                 peaks = [max_lr] if others.size == 1 else upcoming(search, _losses(run.values()), others.size)
                 mine = peaks[others.rank : others.rank + 1]
-                own = [run_pilot(work, start, shape, peak, steps=steps, groups=groups, bar=bar) for peak in mine]
+                own = [
+                    run_pilot(work, start, shape, peak, steps=steps, groups=groups, before=before, bar=bar)
+                    for peak in mine
+                ]
                 side_by_side = [pilot for each in others.gather(own) for pilot in each]
                 run.update({pilot.max_lr: pilot for pilot in side_by_side})
                 spent += max(pilot.steps for pilot in side_by_side)
@@ -170,7 +171,7 @@ def pick_with_curve(
             return _losses([run[max_lr]])[max_lr]
 
         losses = search(loss_at)
-    best = next(pilot for pilot in pilots if pilot.max_lr == cautious(losses, pilots[0].first_loss))
+    best = next(pilot for pilot in pilots if pilot.max_lr == cautious(losses, pilots[0].start))
     # Where the validation loss still falls with the peak, higher peaks do not learn by heart what lower ones do not.
     repeated = many_epochs and lowest(losses) < max(losses)
     suggestion = _decided(
@@ -178,7 +179,6 @@ def pick_with_curve(
         pilots,
         swept,
         work,
-        tenth=None if swept is None else _tenth(curve),
         total_steps=total_steps,
         method=method,
         repeated=repeated,
@@ -231,11 +231,6 @@ def _steps_of(curve: LRCurve, planned: int, block: int) -> int:
     return min(planned, math.ceil(len(curve) / block) * block)
 
 
-def _tenth(curve: LRCurve) -> float:
-    """Return a tenth of the rate with the lowest loss: the rule of thumb."""
-    return float(curve.lr[np.nanargmin(curve.loss)]) / 10
-
-
 def _alone(swept: Suggestion | None, refusal: str, curve: LRCurve) -> Suggestion:
     """Return what the range test says where no pilot says more."""
     if swept is None:
@@ -280,7 +275,6 @@ def _decided(
     swept: Suggestion | None,
     work: Workload,
     *,
-    tenth: float | None,
     total_steps: int,
     method: Method,
     repeated: bool,
@@ -288,7 +282,9 @@ def _decided(
     """Return the suggestion that the pilots give; None if all failed, or nothing has learned in sweep or pilots."""
     if all(pilot.failed for pilot in pilots) or (swept is None and not best.learned):
         return None
-    told = "validation loss" if best.val_loss is not None else "training loss"
+    told = "training loss" if best.validation is None else "validation loss"
+    if best.validation is not None and best.validation.hits is not None:
+        told += f" and {share_of_hits(work.metrics)}"
     evidence = f"{len(pilots)} pilots of {max(pilot.steps for pilot in pilots)} steps by {told} (" + (
         ", ".join(f"{pilot.max_lr:.2g}: {pilot.loss:.4g}" for pilot in sorted(pilots, key=lambda pilot: pilot.max_lr))
     )
@@ -298,8 +294,8 @@ def _decided(
         []
         if swept is not None or between
         else [
-            f"The range test gave no answer; the pilots began at {_usual(work):.2g}, which is usual for "
-            f"{type(work.optimizer).__name__}. Look at its curve before a long run."
+            f"The range test gave no answer; the pilots began at {pilots[0].max_lr:.2g}, where {_usual(work):.2g} is "
+            f"usual for {type(work.optimizer).__name__}. Look at its curve before a long run."
         ]
     )
     if work.train_loader is not None and not rewinds(work.train_loader):
@@ -316,14 +312,10 @@ def _decided(
             f"; lowered from {best.max_lr:.2g}, since its pilot learned its data by heart (training loss "
             f"{best.train_loss:.3g}) and the run will all the more"
         )
-    elif near_cliff({pilot.max_lr: pilot.loss for pilot in pilots}, lr, best.first_loss):
+    elif near_cliff({pilot.max_lr: pilot.loss for pilot in pilots}, lr, best.start):
         lr /= CLIFF_MARGIN
         evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it failed"
     failed = [pilot.max_lr for pilot in pilots if pilot.failed and pilot.max_lr > lr]
-    if tenth is not None:
-        before = lr
-        lr = min([before * (tenth / before) ** TOWARDS_SWEEP, *(peak / CLIFF_MARGIN for peak in failed)])
-        evidence += f"; moved from {before:.2g} towards {tenth:.2g}, a tenth of where the range test's loss was lowest"
     return Suggestion(
         lr,
         low=lr / 10**BELOW,

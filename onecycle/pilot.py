@@ -1,4 +1,4 @@
-"""A pilot: a whole one-cycle run, much shorter than the real one, to see what a peak does."""
+"""A pilot: a cycle much shorter than the real one, and longer at its peak, to see what that peak does."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lrfind.batches import endless
 from lrfind.groups import get_momentum
+from lrfind.metrics import share_of_hits
 from lrfind.preserve import Snapshot
 from lrfind.progress import Bar
 from lrfind.stopping import MEDIAN_DIFFERENCE, StopRule
@@ -21,13 +22,46 @@ from lrfind.sweep import BLOCK
 from lrfind.workload import Workload
 from onecycle.schedule import OneCycle
 
+# A pilot takes so large a share of its steps to go up, and as large a share to come down; between them it stays at its
+# peak. A run that is ten times as long learns ten times as much at lower rates too, and meets its cliffs later: a
+# cycle of the run's own shape, shortened, finds peaks best that are a quarter of a decade too high.
+SLOPE = 0.2
 # Share of a pilot's steps, at its end, whose mean is its training loss.
 TAIL = 0.2
 # Losses at its start whose mean is that of the untrained model.
 HEAD = 3
 STOP_FACTOR = 2.0
-# A fall or rise of the training loss by so many standard errors is one.
-FALL = 2.0
+# A fall or rise of the training loss by so many standard errors is one; so is a fall of the validation loss by such a
+# share of itself.
+FALL, VAL_FALL = 2.0, 0.01
+# A pilot whose loss rose by so many standard deviations of the noise, and ended less than this share below its start,
+# has wrecked the model, which now gives the commonest answer whatever it sees: a little better than untrained.
+RISE, LITTLE = 3.0, 0.07
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the validation set says of a model.
+
+    Attributes:
+        loss: Mean loss.
+        hits: Of the workload's metrics the first that is a share of hits, such as the accuracy; None if none is.
+    """
+
+    loss: float
+    hits: float | None = None
+
+
+def validated(work: Workload, steps: int) -> Validation | None:
+    """Return what the validation set says of the model as it is; None without one.
+
+    Read are no more batches than a pilot of ``steps`` reads, at least 10: it must stay cheap.
+    """
+    if work.val_loader is None:
+        return None
+    hits = share_of_hits(work.metrics)
+    values = work.evaluate(max_batches=max(steps, 10), metrics=hits is not None)
+    return Validation(values["loss"], None if hits is None else values[hits])
 
 
 @dataclass(frozen=True)
@@ -39,71 +73,111 @@ class Pilot:
         steps: Optimizer steps taken: fewer than planned where it diverged.
         first_loss: Training loss before it had learned: mean of the first three, without those that are no number.
         train_loss: Mean over the last fifth of its steps; inf where it diverged.
-        val_loss: At its end; None without a ``val_loader``, inf where it diverged.
         fall_z: How far the training loss fell, in standard errors of the noise between batches; -inf where it diverged.
+        rise_z: How far above its beginning it has been (means of three), in standard deviations of that noise.
+        validation: Of the validation set, at its end: a loss of inf where it diverged. None without a ``val_loader``.
+        before: The same before its first step.
     """
 
     max_lr: float
     steps: int
     first_loss: float
     train_loss: float
-    val_loss: float | None
     fall_z: float
+    rise_z: float
+    validation: Validation | None = None
+    before: Validation | None = None
 
     @property
     def loss(self) -> float:
-        """What pilots are compared by: the validation loss where there is one."""
-        return self.train_loss if self.val_loss is None else self.val_loss
+        """What pilots are compared by: the training loss; where there is a validation set, its loss.
+
+        Where hits are counted too, the mean of that loss and of the share of misses left, in units of the loss before
+        the first step: the loss alone rises long before the accuracy falls, where a model grows sure of its errors.
+        """
+        if self.validation is None or self.before is None:
+            return self.train_loss
+        loss, hits = self.validation.loss, self.validation.hits
+        worst, guessed = self.before.loss, self.before.hits
+        if hits is None or guessed is None or not (guessed < 1 and worst > 0 and loss < math.inf):
+            return loss
+        # Above that of the untrained model a loss says how sure the model is, hardly how good: its logarithm is enough.
+        loss = loss if loss <= worst else worst * (1 + math.log(loss / worst))
+        return (loss + worst * (1 - hits) / (1 - guessed)) / 2
+
+    @property
+    def start(self) -> float:
+        """What ``loss`` was before the first step."""
+        return self.first_loss if self.before is None else self.before.loss
 
     @property
     def learned(self) -> bool:
-        """Whether the training loss fell by more than the noise between batches."""
-        return self.fall_z > FALL
+        """Whether a loss fell: that of training by more than the noise between batches, or that of validation."""
+        if self.fall_z > FALL:
+            return True
+        if self.validation is None or self.before is None:
+            return False
+        return self.before.loss - self.validation.loss > VAL_FALL * abs(self.before.loss)
 
     @property
     def failed(self) -> bool:
-        """Whether it diverged, made the training loss worse, or learned nothing and ended above its start.
+        """Whether it diverged, made the training loss worse, wrecked the model, or learned nothing and ended higher.
 
         Worse: by more than the noise between batches.
         """
         if not (math.isfinite(self.loss) and self.fall_z >= -FALL):
             return True
-        return not self.learned and self.loss > self.first_loss
+        if self.rise_z > RISE and self.start - self.loss < LITTLE * abs(self.start):
+            return True
+        return not self.learned and self.loss > self.start
 
     def learned_by_heart(self, share: float) -> bool:
         """Whether the validation loss fell less than the training loss, by more than ``share`` of the latter's fall.
 
         False where the training loss did not fall: then nothing was learned, by heart or otherwise.
         """
-        if self.val_loss is None or not self.train_loss < self.first_loss:
+        if self.validation is None or not self.train_loss < self.first_loss:
             return False
-        return self.val_loss - self.train_loss > share * (self.first_loss - self.train_loss)
+        return self.validation.loss - self.train_loss > share * (self.first_loss - self.train_loss)
 
 
 def run_pilot(
-    work: Workload, start: Snapshot, shape: OneCycle, max_lr: float, *, steps: int, groups: int | None, bar: Bar
+    work: Workload,
+    start: Snapshot,
+    shape: OneCycle,
+    max_lr: float,
+    *,
+    steps: int,
+    groups: int | None,
+    before: Validation | None,
+    bar: Bar,
 ) -> Pilot:
     """Go back to ``start`` and train one short cycle.
 
     Args:
         work: What to train; left as the pilot leaves it.
         start: Where every pilot begins, batches and random numbers included, so that they differ in the peak alone.
-        shape: Shape of the real cycle.
+        shape: Shape of the real cycle, whose slopes and momentum the pilot takes.
         max_lr: Peak of the pilot.
         steps: Optimizer steps.
         groups: Read only the first so many groups of batches, over and over; None: read on.
+        before: What ``validated`` says at ``start``.
         bar: Progress.
     """
     start.restore()
     with work.training():
-        return _train(work, shape, max_lr, steps, groups, bar)
+        pilot = _train(work, shape, max_lr, steps, groups, bar)
+    if before is None:
+        return pilot
+    validation = validated(work, steps) if math.isfinite(pilot.train_loss) else None
+    if validation is None or not math.isfinite(validation.loss):
+        validation = Validation(math.inf)
+    return replace(pilot, validation=validation, before=before)
 
 
 def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: int | None, bar: Bar) -> Pilot:
-    optimizer = work.optimizer
-    has_momentum = any(get_momentum(group) is not None for group in optimizer.param_groups)
-    cycle = replace(shape, max_lr=max_lr, total_steps=steps, cycle_momentum=shape.cycle_momentum and has_momentum)
-    scheduler = cycle.scheduler(optimizer)
+    slope = max(1, round(SLOPE * steps))
+    scheduler = _slopes(work, shape, max_lr, slope).scheduler(work.optimizer)
     rule = StopRule(STOP_FACTOR)
     losses: list[float] = []
     unread: list[Tensor] = []
@@ -114,7 +188,7 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
             result = work.step(group)
             taken += 1
             unread.append(result.loss)
-            if result.stepped:
+            if result.stepped and not slope <= taken < steps - slope:
                 scheduler.step()
             if len(unread) < block and taken < steps:
                 continue
@@ -122,18 +196,28 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
                 losses.append(loss)
                 bar.advance(f"peak {max_lr:.1e}, loss {loss:.4g}" if bar.shown else "")
                 if rule.after(loss) is not None:
-                    val_loss = None if work.val_loader is None else math.inf
-                    return Pilot(max_lr, taken, _first(losses), math.inf, val_loss, -math.inf)
+                    return Pilot(max_lr, taken, _first(losses), math.inf, -math.inf, math.inf)
             unread.clear()
     first_loss, tail = _first(losses), max(1, round(TAIL * len(losses)))
     train_loss = _or_inf(fmean(losses[-tail:]))
-    fall, error = first_loss - train_loss, _noise(losses) * math.sqrt(1 / HEAD + 1 / tail)
-    fall_z = fall / error if error > 0 else math.copysign(math.inf, fall) if fall else 0.0
-    if work.val_loader is None:
-        return Pilot(max_lr, len(losses), first_loss, train_loss, None, fall_z)
-    # Not more of the validation set than the pilot itself has read: it must stay cheap.
-    val_loss = _or_inf(work.evaluate(max_batches=max(steps, 10), metrics=False)["loss"])
-    return Pilot(max_lr, len(losses), first_loss, train_loss, val_loss, fall_z)
+    noise = _noise(losses)
+    fall_z = _over(first_loss - train_loss, noise * math.sqrt(1 / HEAD + 1 / tail))
+    rise_z = _over(max(_means(losses)) - first_loss, noise)
+    return Pilot(max_lr, len(losses), first_loss, train_loss, fall_z, rise_z)
+
+
+def _slopes(work: Workload, shape: OneCycle, max_lr: float, slope: int) -> OneCycle:
+    """Return the cycle of a pilot without the stay at its peak, which is its step ``slope - 1``."""
+    has_momentum = any(get_momentum(group) is not None for group in work.optimizer.param_groups)
+    return replace(
+        shape,
+        max_lr=max_lr,
+        total_steps=2 * slope,
+        pct_start=0.5,
+        three_phase=False,
+        pct_flat=0.0,
+        cycle_momentum=shape.cycle_momentum and has_momentum,
+    )
 
 
 def repeated_groups(per_epoch: int, *, steps: int, total_steps: int) -> int:
@@ -156,6 +240,17 @@ def _block(work: Workload) -> int:
 
 def _first(losses: Sequence[float]) -> float:
     return fmean([loss for loss in losses[:HEAD] if math.isfinite(loss)] or [math.inf])
+
+
+def _means(losses: Sequence[float]) -> list[float]:
+    """Return the means of so many neighbours as ``first_loss`` is the mean of."""
+    return [_first(losses[at : at + HEAD]) for at in range(max(1, len(losses) - HEAD + 1))]
+
+
+def _over(difference: float, error: float) -> float:
+    if error > 0:
+        return difference / error
+    return math.copysign(math.inf, difference) if difference else 0.0
 
 
 def _noise(losses: Sequence[float]) -> float:

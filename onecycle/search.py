@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 STEP = 0.5
 # Losses that differ by less than this share of their fall, or of themselves where they stay above 0, are the same: the
 # lower peak is the safer one. (Of themselves, because a loss near 0 has fallen far whatever the peak.)
-TIE = 0.08
+TIE = 0.03
 # A peak at which less than this share of the best fall is left has failed.
 FAILED = 0.4
 # Two peaks nearer to each other than this, in decades, are the same.
@@ -57,7 +57,7 @@ def lowest(losses: Mapping[float, float]) -> float:
 
 
 def cautious(losses: Mapping[float, float], start: float) -> float:
-    """Return the lowest peak whose loss is the lowest, give or take 8 %: of the fall from ``start``, or of itself.
+    """Return the lowest peak whose loss is the lowest, give or take 3 %: of the fall from ``start``, or of itself.
 
     >>> cautious({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0)
     0.1

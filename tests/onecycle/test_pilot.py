@@ -18,7 +18,7 @@ from torch import nn
 from lrfind import preserve
 from lrfind.batches import endless
 from lrfind.progress import Bar
-from onecycle.pilot import Pilot, repeated_groups, run_pilot
+from onecycle.pilot import Pilot, Validation, repeated_groups, run_pilot, validated
 from onecycle.schedule import OneCycle
 
 SHAPE = OneCycle(max_lr=None)
@@ -26,7 +26,15 @@ HIDDEN = Bar("pilots", 1, shown=False)
 
 
 def pilot(work, start, max_lr=0.1, *, steps=12, groups=None, shape=SHAPE):
-    return run_pilot(work, start, shape, max_lr, steps=steps, groups=groups, bar=HIDDEN)
+    start.restore()
+    before = validated(work, steps)
+    return run_pilot(work, start, shape, max_lr, steps=steps, groups=groups, before=before, bar=HIDDEN)
+
+
+def outcome(first=2.3, train=1.0, val: float | None = 1.0, fall_z=5.0, rise_z=0.0, hits=None, guessed=None) -> Pilot:
+    """Return a pilot that began at a validation loss of ``first`` too, and at a share of hits of ``guessed``."""
+    validations = () if val is None else (Validation(val, hits), Validation(first, guessed))
+    return Pilot(0.1, 10, first, train, fall_z, rise_z, *validations)
 
 
 def recorded(work, monkeypatch) -> list[tuple[list[Any], torch.Tensor]]:
@@ -84,19 +92,25 @@ def test_reads_a_few_groups_over_and_over(make, monkeypatch):
 
 @pytest.mark.parametrize("shape", [SHAPE, OneCycle.smith(None), OneCycle(None, three_phase=True), OneCycle.fastai(1.0)])
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd0", "adamw-tensor-lr", "rmsprop", "adagrad"])
-def test_follows_the_shape_of_the_cycle(make, monkeypatch, optimizer, shape):
-    """Each group's lr, step by step, is that of the whole cycle; without momentum there is no warning."""
+@pytest.mark.parametrize("steps", [8, 12, 31])
+def test_stays_at_its_peak(make, monkeypatch, optimizer, shape, steps):
+    """Each group's lr goes up in a fifth of the steps and down in another, as a cycle of two such slopes does, and
+    stays at the peak between; without momentum there is no warning."""
     work = make(optimizer, groups=True)
     ratios = [0.003 / float(work.optimizer.param_groups[1]["lr"]), 1.0]
-    cycle = replace(shape, max_lr=0.2, total_steps=12)
+    slope = round(steps / 5)
+    cycle = replace(shape, max_lr=0.2, total_steps=2 * slope, pct_start=0.5, three_phase=False, pct_flat=0.0)
+    up, down = [cycle.lr(step) for step in range(slope)], [cycle.lr(step) for step in range(slope, 2 * slope)]
     lrs = []
     work.optimizer.register_step_pre_hook(
         lambda optimizer, *_: lrs.append([float(group["lr"]) for group in optimizer.param_groups])
     )
     with preserve(work) as start:
-        pilot(work, start, 0.2, shape=shape)
+        pilot(work, start, 0.2, steps=steps, shape=shape)
 
-    assert lrs == [pytest.approx([cycle.lr(step) * ratio for ratio in ratios], rel=1e-5) for step in range(12)]
+    expected = [*up, *[0.2] * (steps - 2 * slope), *down]
+    assert up[-1] == pytest.approx(0.2)
+    assert lrs == [pytest.approx([lr * ratio for ratio in ratios], rel=1e-5) for lr in expected]
 
 
 def test_one_that_diverges_stops_early(make):
@@ -108,14 +122,15 @@ def test_one_that_diverges_stops_early(make):
     assert good.steps == 60
     assert good.learned
     assert bad.steps < 60
-    assert (bad.loss, bad.train_loss, bad.val_loss) == (math.inf, math.inf, math.inf)
+    assert (bad.loss, bad.train_loss) == (math.inf, math.inf)
+    assert bad.validation == Validation(math.inf)
     assert (good.failed, bad.failed, bad.learned) == (False, True, False)
     assert math.isfinite(bad.first_loss)
 
 
 @pytest.mark.parametrize("val", [True, False])
-def test_compared_by_validation_where_there_is_any(make, val):
-    """The loss is that of the validation set at the end, and without one the mean of the last fifth of the steps."""
+def test_validated_at_its_end(make, val):
+    """Losses are means of the first three and the last fifth of the steps; then comes the validation set, if any."""
     work = make(val=val)
     losses: list[float] = []
     step = work.step
@@ -126,14 +141,41 @@ def test_compared_by_validation_where_there_is_any(make, val):
         return result
 
     with preserve(work) as start:
+        before = work.evaluate() if val else None
         work.step = noting
         result = pilot(work, start, steps=20)
-        expected = work.evaluate(metrics=False)["loss"] if val else None
+        after = work.evaluate() if val else None
 
     assert result.first_loss == pytest.approx(sum(losses[:3]) / 3)
     assert result.train_loss == pytest.approx(sum(losses[-4:]) / 4)
-    assert result.val_loss == expected
-    assert result.loss == (expected if val else result.train_loss)
+    assert result.before == (Validation(before["loss"], before["accuracy"]) if val else None)
+    assert result.validation == (Validation(after["loss"], after["accuracy"]) if val else None)
+
+
+@pytest.mark.parametrize(
+    ("val", "hits", "guessed", "loss"),
+    [
+        (None, None, None, 0.5),  # the training loss
+        (1.0, None, None, 1.0),  # the validation loss
+        (1.0, 0.75, 0.5, 1.0),  # half of either is left, of a loss of 2
+        (1.0, 1.0, 0.5, 0.5),
+        (2 * math.e, 0.75, 0.5, 2.5),  # sure of its errors: the logarithm of the share counts
+        (1.0, 0.25, 0.5, 2.0),
+        (1.0, 1.0, 1.0, 1.0),  # nothing was left to hit
+        (math.inf, 0.75, 0.5, math.inf),
+    ],
+)
+def test_compared_by_loss_and_hits(val, hits, guessed, loss):
+    """In equal parts by the share of the validation loss and of the misses that are left, in units of the loss."""
+    one = outcome(2.0, 0.5, val, hits=hits, guessed=guessed)
+
+    assert one.loss == loss
+    assert one.start == 2.0
+
+
+def test_a_negative_loss_is_compared_as_it_is():
+    """A likelihood may fall below 0, where shares of it mean nothing."""
+    assert outcome(-1.0, -3.0, -2.5, hits=0.75, guessed=0.5).loss == -2.5
 
 
 def test_validates_on_no_more_batches_than_it_has_read(make):
@@ -147,7 +189,7 @@ def test_validates_on_no_more_batches_than_it_has_read(make):
         for steps, expected in ((8, 10), (30, 30)):
             read.clear()
             pilot(work, start, steps=steps)
-            assert read.count(False) == expected
+            assert read.count(False) == 2 * expected  # before its first step, and after its last
 
 
 def test_first_loss_passes_over_what_is_no_number(make, overflows):
@@ -187,8 +229,7 @@ def test_learned_by_heart_knows_no_unit(first, train, val, scale, shift):
     """loss -> a * loss + b says the same of a pilot (in numbers that are exact)."""
 
     def says(scale, shift):
-        one = Pilot(0.1, 10, scale * first + shift, scale * train + shift, scale * val + shift, 5.0)
-        return one.learned_by_heart(0.25)
+        return outcome(scale * first + shift, scale * train + shift, scale * val + shift).learned_by_heart(0.25)
 
     assert says(scale, float(shift)) == says(1.0, 0.0)
 
@@ -207,7 +248,7 @@ def test_learned_by_heart_knows_no_unit(first, train, val, scale, shift):
 )
 def test_learned_by_heart(first, train, val, by_heart):
     """By heart: the training loss fell, the validation loss by less than 80 % of that."""
-    assert Pilot(0.1, 10, first, train, val, 5.0).learned_by_heart(0.2) is by_heart
+    assert outcome(first, train, val).learned_by_heart(0.2) is by_heart
 
 
 @given(st.integers(1, 400), st.integers(8, 200), st.floats(1.5, 20))
@@ -236,22 +277,52 @@ def test_an_error_lets_the_workers_go(make):
 
 
 @pytest.mark.parametrize(
-    ("loss", "fall_z", "learned", "failed"),
+    ("val", "fall_z", "learned", "failed"),
     [
         (0.5, 10.0, True, False),
-        (0.5, 1.0, False, False),  # within the noise
-        (0.5, -1.0, False, False),
+        (0.5, 1.0, True, False),  # within the noise of batches, but the validation set has no such noise
+        (2.29, 1.0, False, False),
+        (2.29, -1.0, False, False),
         (5.0, -10.0, False, True),  # worse than before
+        (2.4, 1.0, False, True),
         (math.inf, 10.0, True, True),  # a validation loss that is no number
         (math.inf, -math.inf, False, True),
-        (0.5, math.nan, False, True),
+        (0.5, math.nan, True, True),
     ],
 )
-def test_learned_and_failed(loss, fall_z, learned, failed):
+def test_learned_and_failed(val, fall_z, learned, failed):
     """Learned and failed are a fall and a rise beyond the noise; in between is neither."""
-    one = Pilot(0.1, 10, 2.3, 1.0, loss, fall_z)
+    one = outcome(val=val, fall_z=fall_z)
 
     assert (one.learned, one.failed) == (learned, failed)
+
+
+@pytest.mark.parametrize(
+    ("val", "rise_z", "failed"), [(2.2, 10.0, True), (2.2, 1.0, False), (1.0, 10.0, False), (1.0, math.inf, False)]
+)
+def test_a_wrecked_model_has_failed(val, rise_z, failed):
+    """A training loss that rose far and came back to a little below its start is that of a model that ignores its
+    inputs; one that came down further has recovered."""
+    assert outcome(val=val, rise_z=rise_z).failed is failed
+
+
+def test_says_how_far_the_loss_rose(make):
+    """A peak at which the loss first rises has a rise beyond the noise, a low one has none."""
+    work = make("sgd0")
+    rises = iter([1.0] * 6 + [1.9] * 6 + [1.0] * 28)
+    noise = iter([0.01, -0.01] * 99)
+    step = work.step
+
+    def told(group):
+        result = step(group)
+        return result._replace(loss=torch.tensor(next(rises) + next(noise)))
+
+    with preserve(work) as start:
+        low = pilot(work, start, 1e-3, steps=40)
+        work.step = told
+        high = pilot(work, start, 1e-3, steps=40)
+
+    assert low.rise_z < 3 < high.rise_z < math.inf
 
 
 def test_losses_in_blocks_change_nothing_but_when_it_stops(make, monkeypatch):
