@@ -18,6 +18,7 @@ from lrfind.replicas import replicas
 from lrfind.suggest import Suggestion
 from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
+from onecycle.ageing import ageing
 from onecycle.pilot import Pilot, repeated_groups, run_pilot, validated
 from onecycle.schedule import OneCycle
 from onecycle.search import STEP, cautious, climb, lowest, near_cliff
@@ -82,7 +83,8 @@ def pick_max_lr(
     validation loss, and in equal parts by the accuracy where the workload measures one (the first of its metrics with
     ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). Where the run has 16 epochs or more
     the pilots repeat a small share of the data as often as the run will repeat all of it, because what a run learns by
-    heart, wrong labels above all, a short pilot on fresh data does not show.
+    heart, wrong labels above all, a short pilot on fresh data does not show. Where an optimizer's own step changes with
+    the number of steps (Adagrad, RMSprop, RAdam) the answer is carried over to the run's length.
 
     Args:
         work: What will be trained.
@@ -316,6 +318,11 @@ def _decided(
         lr /= CLIFF_MARGIN
         evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it failed"
     failed = [pilot.max_lr for pilot in pilots if pilot.failed and pilot.max_lr > lr]
+    age = ageing(work.optimizer, best.steps, total_steps)
+    if age != 1:
+        moved, change = ("raised", "shrink") if age < 1 else ("lowered", "grow")
+        evidence += f"; {moved} from {lr:.2g}, since {type(work.optimizer).__name__}'s steps {change} with their number"
+        lr, failed = lr / age, [peak / age for peak in failed]
     return Suggestion(
         lr,
         low=lr / 10**BELOW,

@@ -37,6 +37,8 @@ FALL, VAL_FALL = 2.0, 0.01
 # A pilot whose loss rose by so many standard deviations of the noise, and ended less than this share below its start,
 # has wrecked the model, which now gives the commonest answer whatever it sees: a little better than untrained.
 RISE, LITTLE = 3.0, 0.07
+# Nothing has been learned by heart while more than this share of the training loss is left.
+HARDLY_LEARNED = 0.8
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,9 @@ class Pilot:
     def learned_by_heart(self, share: float) -> bool:
         """Whether the validation loss fell less than the training loss, by more than ``share`` of the latter's fall.
 
-        False where the training loss did not fall: then nothing was learned, by heart or otherwise.
+        False where the training loss fell by less than a fifth: then little was learned, by heart or otherwise.
         """
-        if self.validation is None or not self.train_loss < self.first_loss:
+        if self.validation is None or not self.train_loss < HARDLY_LEARNED * self.first_loss:
             return False
         return self.validation.loss - self.train_loss > share * (self.first_loss - self.train_loss)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lrfind.metrics import Accuracy, Metric
+from lrfind.metrics import Accuracy, Metric, share_of_hits
 
 
 def test_is_a_mean_over_samples_not_batches():
@@ -67,3 +67,30 @@ def test_protocol_tells_metrics_from_functions():
     """What has update, compute and reset is a metric; a function is none."""
     assert isinstance(Accuracy(), Metric)
     assert not isinstance(torch.nn.functional.cross_entropy, Metric)
+
+
+def test_share_of_hits_is_the_first_that_rises_to_1():
+    """Errors, and scores without an upper bound, are passed over."""
+
+    class Error(Accuracy):
+        higher_is_better = False
+
+    class Score(Accuracy):
+        plot_upper_bound = None
+
+    assert share_of_hits({"error": Error(), "score": Score(), "accuracy": Accuracy(), "more": Accuracy()}) == "accuracy"
+    assert share_of_hits({"error": Error(), "score": Score()}) is None
+
+
+def test_share_of_hits_reads_torchmetrics():
+    """Of torchmetrics an accuracy is a share of hits, a squared error and a signal-to-noise ratio are not."""
+    torchmetrics = pytest.importorskip("torchmetrics", reason="torchmetrics is not installed (extra: lightning)")
+    metrics = {
+        "error": torchmetrics.MeanSquaredError(),
+        "ratio": torchmetrics.image.PeakSignalNoiseRatio(data_range=1.0),
+        "accuracy": torchmetrics.Accuracy(task="multiclass", num_classes=3),
+    }
+
+    assert share_of_hits(metrics) == "accuracy"
+    del metrics["accuracy"]
+    assert share_of_hits(metrics) is None

@@ -18,6 +18,7 @@ from lrfind import LRCurve, Suggestion, Workload
 from lrfind.batches import endless
 from lrfind.curve import NoSuggestion
 from onecycle import OneCycle, OneCycleLR, auto, pick_max_lr
+from onecycle.ageing import ageing
 from onecycle.auto import pick_with_curve
 from onecycle.pilot import Pilot, Validation
 
@@ -311,6 +312,21 @@ def test_no_warning_where_pilots_bracket_the_answer(make, without_sweep, monkeyp
 
     assert found.suggestion.lr == pytest.approx(10**-0.8)
     assert found.suggestion.warnings == ()
+
+
+@pytest.mark.parametrize(("optimizer", "moved"), [("sgd", None), ("adagrad", "raised"), ("rmsprop", "raised")])
+def test_is_carried_over_to_the_length_of_the_run(make, monkeypatch, optimizer, moved):
+    """Where the optimizer's own steps shrink with their number, the run's peak is as much higher, and says so."""
+    scripted(monkeypatch, lambda peak: (0.5 + abs(peak + 1.4),) * 2)
+    work = make(optimizer)
+
+    found = picked(work, 100)
+    best = min(found.pilots, key=lambda pilot: pilot.loss)
+    age = ageing(work.optimizer, best.steps, 100)
+
+    assert (age < 1) is (moved is not None)
+    assert found.suggestion.lr == pytest.approx(best.max_lr / age)
+    assert (f"{moved} from" in found.suggestion.evidence) is (moved is not None)
 
 
 # -- what it says -----------------------------------------------------------------------------------------------
