@@ -37,7 +37,6 @@ from onecycle.auto import pick_with_curve
 RESULTS = Path(__file__).parent / "results" / "smith_mnist"
 NAME = "smith_mnist"
 VERSION = 1  # raised when a run changes what it does
-PICK_VERSION = 2  # raised when `auto` changes
 PACKAGES = ("torchvision",)
 
 # Pixels over 256, as Caffe's example has them.
@@ -177,7 +176,7 @@ def pick(row: Row, seed: int, plan: Plan, *, train: bool = True) -> dict[str, An
             "warnings": list(found.warnings),
         }
 
-    return kept(NAME, f"pick-{row.name}-{seed}", _settings(row, seed, plan, f"pick {PICK_VERSION}"), ask if train else absent)
+    return kept(NAME, f"pick-{row.name}-{seed}", _settings(row, seed, plan, "pick"), ask if train else absent)
 
 
 class Run(NamedTuple):

@@ -21,7 +21,7 @@ from lrfind.workload import Workload
 from onecycle.ageing import ageing
 from onecycle.pilot import Pilot, repeated_groups, run_pilot, validated
 from onecycle.schedule import OneCycle
-from onecycle.search import STEP, cautious, climb, lowest, near_cliff
+from onecycle.search import STEP, cautious, climb, near_cliff
 from onecycle.speculation import LossAt, upcoming
 
 Method = Literal["auto", "refine"]
@@ -174,8 +174,6 @@ def pick_with_curve(
 
         losses = search(loss_at)
     best = next(pilot for pilot in pilots if pilot.max_lr == cautious(losses, pilots[0].start))
-    # Where the validation loss still falls with the peak, higher peaks do not learn by heart what lower ones do not.
-    repeated = many_epochs and lowest(losses) < max(losses)
     suggestion = _decided(
         best,
         pilots,
@@ -183,12 +181,24 @@ def pick_with_curve(
         work,
         total_steps=total_steps,
         method=method,
-        repeated=repeated,
+        repeated=many_epochs,
     )
     if suggestion is None:
         suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}", curve))
     used = swept_steps + sum(pilot.steps for pilot in run.values())
     return Pick(replace(suggestion, steps_used=used), curve, tuple(pilots))
+
+
+def _worse_above(best: Pilot, pilots: list[Pilot]) -> bool:
+    """Tell whether peaks above the best lost by learning more by heart than it does.
+
+    By hits, where they are counted: a validation loss also rises where a model only grows surer of the same answers.
+    """
+    above = [pilot for pilot in pilots if pilot.max_lr > best.max_lr]
+    hits = [pilot.validation.hits for pilot in above if pilot.validation and pilot.validation.hits is not None]
+    if best.validation is None or best.validation.hits is None:
+        return bool(above)
+    return bool(hits) and max(hits) < best.validation.hits
 
 
 def _losses(pilots: Iterable[Pilot]) -> dict[float, float]:
@@ -307,7 +317,7 @@ def _decided(
         )
     lr = best.max_lr
     above = ABOVE
-    if repeated and best.learned_by_heart(BY_HEART):
+    if repeated and best.learned_by_heart(BY_HEART) and _worse_above(best, pilots):
         above = BY_HEART_ABOVE
         lr /= max(1.0, total_steps / best.steps) ** BY_HEART_POWER
         evidence += (

@@ -301,6 +301,24 @@ def test_by_heart_counts_where_higher_peaks_do_more_of_it(make, monkeypatch, slo
     assert ("learned its data by heart" in found.suggestion.evidence) is lowered
 
 
+@pytest.mark.parametrize(("slope", "lowered"), [(-0.1, True), (0.0, False)])
+def test_by_heart_is_told_by_hits_where_they_are_counted(make, monkeypatch, slope, lowered):
+    """A validation loss that rises with the peak lowers the pick only if the share of hits falls."""
+    scripted(monkeypatch, lambda peak: (0.1, 1.5 + 0.1 * (peak + 1.0)))
+    run = auto.run_pilot
+
+    def counted(*arguments, **settings):
+        pilot = run(*arguments, **settings)
+        hits = 0.5 + slope * (math.log10(pilot.max_lr) + 1.0)
+        return replace(pilot, validation=replace(pilot.validation, hits=hits), before=Validation(2.0, 0.1))
+
+    monkeypatch.setattr(auto, "run_pilot", counted)
+
+    found = picked(make(**CHEAP), 3000)
+
+    assert ("learned its data by heart" in found.suggestion.evidence) is lowered
+
+
 def test_no_warning_where_pilots_bracket_the_answer(make, without_sweep, monkeypatch):
     """Without an answer of the range test, pilots that did worse on both sides of the best are one."""
     work = make("sgd")
@@ -552,7 +570,7 @@ def test_wrong_labels_lower_the_pick(monkeypatch, method, seed):
     plain = pick(*digits(0.5, 300, 800, seed), method)
 
     assert careful.lr < plain.lr / 2
-    assert "learned its data by heart" in careful.evidence
+    assert "lowered from" in careful.evidence
     assert "learned its data by heart" not in plain.evidence
 
 
