@@ -154,7 +154,7 @@ def test_every_step_has_the_planned_rate(tmp_path):
     assert logged(run, "learning_rate") == run.lrs == callback.cycle.lrs().tolist()
     assert len(run.lrs) == run.state.global_step == EPOCHS * 5
     assert logged(run, "max_lr") == [callback.pick.suggestion.lr]
-    assert callback.pick.pilots[0].val_loss is not None
+    assert callback.pick.pilots[0].validation is not None
     assert callback.pick.suggestion.steps_used > 20
 
 
