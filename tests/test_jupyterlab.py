@@ -113,7 +113,19 @@ def run_all(page: Page, address: str) -> None:
 
 def test_a_slider_redraws_the_cycle(page: Page, lab: str):
     """Keys move a slider, and the picture follows; what OneCycle refuses is said, and drawn as torch does it."""
-    run_all(page, lab.format("onecycle_explained.ipynb"))
+    for further in (True, True, False):
+        try:
+            move_a_slider(page, lab.format("onecycle_explained.ipynb"))
+        except AssertionError:
+            # Now and then JupyterLab drops an output that is cleared and drawn anew, so the notebook is opened again.
+            if not further:
+                raise
+        else:
+            return
+
+
+def move_a_slider(page: Page, notebook: str) -> None:
+    run_all(page, notebook)
     panel = page.locator(".jp-OutputArea", has=page.locator(".widget-slider"))
     slider = panel.locator(".widget-slider", has_text="pct_start")
     picture = panel.locator(PICTURES)
