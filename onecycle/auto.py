@@ -195,9 +195,9 @@ def _worse_above(best: Pilot, pilots: list[Pilot]) -> bool:
     By hits, where they are counted: a validation loss also rises where a model only grows surer of the same answers.
     """
     above = [pilot for pilot in pilots if pilot.max_lr > best.max_lr]
-    hits = [pilot.validation.hits for pilot in above if pilot.validation and pilot.validation.hits is not None]
     if best.validation is None or best.validation.hits is None:
-        return bool(above)
+        return bool(above) and min(pilot.loss for pilot in above) > best.loss
+    hits = [pilot.validation.hits for pilot in above if pilot.validation and pilot.validation.hits is not None]
     return bool(hits) and max(hits) < best.validation.hits
 
 
@@ -326,7 +326,7 @@ def _decided(
         )
     elif near_cliff({pilot.max_lr: pilot.loss for pilot in pilots}, lr, best.start):
         lr /= CLIFF_MARGIN
-        evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it failed"
+        evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it diverged or learned far less"
     failed = [pilot.max_lr for pilot in pilots if pilot.failed and pilot.max_lr > lr]
     age = ageing(work.optimizer, best.steps, total_steps)
     if age != 1:

@@ -63,7 +63,8 @@ def validated(work: Workload, steps: int) -> Validation | None:
         return None
     hits = share_of_hits(work.metrics)
     values = work.evaluate(max_batches=max(steps, 10), metrics=hits is not None)
-    return Validation(values["loss"], None if hits is None else values[hits])
+    counted = hits is not None and math.isfinite(values[hits])
+    return Validation(values["loss"], values[hits] if hits is not None and counted else None)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,16 @@ def test_compared_by_loss_and_hits(val, hits, guessed, loss):
     assert one.start == 2.0
 
 
+def test_hits_that_are_no_number_do_not_count(make):
+    """A metric without a value on the validation set leaves the comparison to the loss."""
+    work = make("sgd0")
+    work.metrics["accuracy"].compute = lambda: math.nan
+    with preserve(work) as start:
+        result = pilot(work, start, 0.1)
+
+    assert result.loss == result.validation.loss < math.inf
+
+
 def test_a_negative_loss_is_compared_as_it_is():
     """A likelihood may fall below 0, where shares of it mean nothing."""
     assert outcome(-1.0, -3.0, -2.5, hits=0.75, guessed=0.5).loss == -2.5
