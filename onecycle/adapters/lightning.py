@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor, nn
 
-from lrfind.batches import Batch
+from lrfind.batches import Batch, steps_per_epoch
 from lrfind.workload import StepResult, Workload
 from onecycle.adapters.peak import measure
 from onecycle.adapters.shape import planned
@@ -234,10 +234,7 @@ def _loader(trainer: Trainer) -> Iterable[Batch]:
             "(torch.utils.data.ConcatDataset, or a dataset of pairs)."
         )
     limit = trainer.num_training_batches
-    try:
-        whole = limit == math.inf or len(loader) == limit
-    except (TypeError, NotImplementedError):
-        whole = False
+    whole = limit in (math.inf, steps_per_epoch(loader))
     return loader if whole else _First(loader, int(limit))
 
 
