@@ -270,7 +270,10 @@ def test_plots_as_the_peer(capsys):
     plt.close(figure)
 
 
-@pytest.mark.skipif("PEER_TESTS" not in os.environ, reason="PEER_TESTS is the tests folder of torch-lr-finder")
+@pytest.mark.skipif(
+    "PEER_TESTS" not in os.environ,
+    reason="needs PEER_TESTS, the tests folder of a checkout of torch-lr-finder: its releases hold a part of it only",
+)
 def test_the_peers_own_suite_passes():
     """Every test of torch-lr-finder holds for this class."""
     command = [sys.executable, "-m", "tests.peer_suite", os.environ["PEER_TESTS"], "-q"]
