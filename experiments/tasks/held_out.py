@@ -6,431 +6,326 @@ They were chosen by how real runs of them behave, over the grid of ``max_lr``, a
 from __future__ import annotations
 
 import functools
-import re
-import unicodedata
-from collections import Counter
 from dataclasses import replace
 
-import numpy as np
-import torch
-from numpy.random import default_rng
-from torch import Tensor, nn
+from torch import nn
 
-from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, fine_tuning, images, pretrained
+from experiments.tasks.held_out_data import (
+    AUTHORS,
+    CENSUS,
+    TOKENS,
+    WORDS,
+    arm,
+    boards,
+    census,
+    circles,
+    code_tokens,
+    digits_as_mnist,
+    districts,
+    full_size,
+    genes,
+    long_tail,
+    masked,
+    mislabelled,
+    outliers,
+    pretrained_on_mnist,
+    pretrained_on_topics,
+    shuffled_numbers,
+    snippets,
+    spectra,
+    words,
+    wrong_clusters,
+)
+from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, flat, images
 from experiments.tasks.nets import (
-    AttentionOverTokens,
-    CharConvolution,
     CharRNN,
-    Factors,
+    CharTransformer,
+    EmbeddedColumns,
+    Mixer,
+    ResidualMLP,
     ResNet,
-    RowRNN,
-    Siamese,
-    TextCNN,
-    VisionTransformer,
-    WordFromContext,
-    YesOrNo,
+    Tagger,
+    TextGRU,
     cnn,
     conv_autoencoder,
-    denoiser,
-    group_norm_cnn,
+    lenet,
     mlp,
     normed_mlp,
 )
-from experiments.tasks.optimizers import adagrad, adam, adamw, nesterov, radam, rmsprop, sgd
-from experiments.tasks.sundry import waves
-from experiments.tasks.tabular import SKLEARN, flipped, split_rows
-from experiments.tasks.task import Split, Task, task
-from experiments.tasks.text import VOCABULARY, lines, sequences
-
-WORDS = 600  # that the word model knows; the first stands for all others
-NAME = 32  # characters of a name
-
-
-@functools.cache
-def iris() -> Split:
-    """Iris: 4 features, 3 classes, 45 rows to train on."""
-    from sklearn.datasets import load_iris
-
-    return split_rows(*load_iris(return_X_y=True), train=45)
-
-
-@functools.cache
-def redundant() -> Split:
-    """Fifty features, of which eight say all there is and forty are mixtures of those."""
-    from sklearn.datasets import make_classification
-
-    inputs, targets = make_classification(
-        7000, 50, n_informative=8, n_redundant=40, n_classes=4, n_clusters_per_class=1, flip_y=0.0, random_state=20
-    )
-    return split_rows(inputs, targets, 3000)
-
-
-@functools.cache
-def blobs(classes: int) -> Split:
-    """Round clusters in six dimensions that overlap."""
-    from sklearn.datasets import make_blobs
-
-    inputs, targets = make_blobs(12000, 6, centers=classes, cluster_std=3.0, random_state=21)
-    return split_rows(inputs, targets, 8192)
-
-
-@functools.cache
-def checkerboard(train: int, flip: float) -> Split:
-    """Is a point on a black or a white square of 4 x 4? A share ``flip`` of the training classes is redrawn."""
-    points = default_rng(22).uniform(0, 4, (train + 4000, 2))
-    split = split_rows(points, points.astype(int).sum(1) % 2, train)
-    return split._replace(train_y=flipped(split.train_y, flip, 2))
-
-
-@functools.cache
-def formula(train: int) -> Split:
-    """``exp(-a^2) cos(3 b) + c |d|`` of six Gaussians, with noise."""
-    rng = default_rng(23)
-    x = rng.normal(size=(train + 4000, 6))
-    y = np.exp(-(x[:, 0] ** 2)) * np.cos(3 * x[:, 1]) + x[:, 2] * np.abs(x[:, 3]) + rng.normal(0, 0.2, len(x))
-    return split_rows(x, y, train)
-
-
-@functools.cache
-def houses() -> Split:
-    """Log prices of made-up houses, from numbers between 0 and 300 as they come: area, rooms, age and so on."""
-    rng = default_rng(24)
-    count = 6000
-    area = rng.uniform(30, 300, count)
-    rooms = np.clip(np.round(area / 30 + rng.normal(0, 1, count)), 1, None)
-    age = rng.uniform(0, 100, count)
-    distance = rng.uniform(0, 40, count)  # km to the centre
-    income = rng.lognormal(3.5, 0.4, count)  # thousands a year, of the neighbours
-    price = np.log(area) - 0.06 * distance + 0.02 * income * (distance < 15) + ((age - 50) / 60) ** 2
-    x = np.stack([area, rooms, age, distance, income], 1)
-    return split_rows(x, price + rng.normal(0, 0.1, count), 2500, normalise=False)
-
-
-@functools.cache
-def rare() -> Split:
-    """One case in twenty is of the second class; validated on equal shares, so accuracy is the mean recall."""
-    rng = default_rng(25)
-    x = rng.normal(size=(44000, 12))
-    scores = x[:, 0] * x[:, 1] + np.sin(2 * x[:, 2]) + x[:, 3] ** 2 / 2 - x[:, 4] + rng.normal(0, 0.3, len(x))
-    split = split_rows(x, (scores > np.quantile(scores, 0.95)).astype(int), train=4000)
-    chosen = torch.cat([(split.val_y == label).nonzero()[:1800, 0] for label in (0, 1)])
-    return split._replace(val_x=split.val_x[chosen], val_y=split.val_y[chosen])
-
-
-@functools.cache
-def yes_or_no(answers: int) -> Split:
-    """Questions about twenty Gaussians, each answered yes for half of all rows."""
-    rng = default_rng(26)
-    x = rng.normal(size=(7000, 20))
-    hidden = np.maximum(x @ rng.normal(size=(20, 16)), 0)
-    logits = hidden @ rng.normal(size=(16, answers))
-    y = logits + rng.normal(size=logits.shape) * logits.std() * 0.3 > np.median(logits, 0)
-    return split_rows(x, y.astype(int), 3000)
-
-
-@functools.cache
-def ratings(users: int, items: int) -> Split:
-    """Who likes what? Each row is a user, an item and the user's noisy rating; four tastes explain most of it."""
-    rng = default_rng(27)
-    pairs = np.stack([rng.integers(users, size=16000), rng.integers(items, size=16000)], 1)
-    likes = rng.normal(size=(users, 4)), rng.normal(size=(items, 4))
-    scores = (likes[0][pairs[:, 0]] * likes[1][pairs[:, 1]]).sum(1) / 2
-    scores += rng.normal(size=users)[pairs[:, 0]] + rng.normal(size=items)[pairs[:, 1]] + rng.normal(0, 0.5, 16000)
-    x, y = torch.tensor(pairs), torch.tensor((scores - scores.mean()) / scores.std(), dtype=torch.float32)[:, None]
-    return Split(x[:12000], y[:12000], x[12000:], y[12000:])
-
-
-@functools.cache
-def pairs(name: str) -> Split:
-    """Two images as two channels: are they of the same class? Half of them are."""
-    parts: list[Tensor] = []
-    split = images(name)
-    for x, y, count in ((split.train_x, split.train_y, 5000), (split.val_x, split.val_y, 2000)):
-        rng = default_rng(28)
-        places = [(y == label).nonzero()[:, 0].numpy() for label in range(10)]
-        first = rng.integers(len(y), size=count)
-        away = np.where(rng.random(count) < 0.5, 0, rng.integers(1, 10, count))
-        labels = (y[first].numpy() + away) % 10
-        other = np.array([rng.choice(places[label]) for label in labels])
-        parts += [torch.cat([x[first], x[other]], 1), torch.tensor(away == 0).long()]
-    return Split(*parts)
-
-
-@functools.cache
-def noisy(name: str, noise: float) -> Split:
-    """Images with Gaussian noise on every pixel, and as targets those without."""
-    split = images(name, inputs_as_targets=True)
-    rng = default_rng(29)
-    train, val = (
-        x + torch.tensor(rng.normal(0, noise, x.shape), dtype=torch.float32) for x in (split.train_x, split.val_x)
-    )
-    return split._replace(train_x=train, val_x=val)
-
-
-@functools.cache
-def flat_waves(length: int, noise: float) -> Split:
-    """Waves for a fully connected autoencoder."""
-    split = waves(length, noise)
-    train, val = split.train_x.flatten(1), split.val_x.flatten(1)
-    return Split(train, train, val, val)
-
-
-@functools.cache
-def series(length: int, ahead: int) -> Split:
-    """Two sines of unknown periods and a random walk: what come next? ``(n, 1, length, 1)`` to ``(n, ahead)``."""
-    rng = default_rng(30)
-    count = 7000
-    times = np.arange(length + ahead)
-    values = 0.1 * rng.normal(size=(count, len(times))).cumsum(1)
-    for _ in range(2):
-        period, phase, height = rng.uniform(5, 30, (count, 1)), rng.random((count, 1)), rng.uniform(0.3, 1, (count, 1))
-        values += height * np.sin(2 * np.pi * (times / period + phase))
-    tensors = torch.tensor(values, dtype=torch.float32)
-    x, y = tensors[:, None, :length, None], tensors[:, length:]
-    return Split(x[:4000], y[:4000], x[4000:], y[4000:])
-
-
-@functools.cache
-def context(reach: int) -> Split:
-    """Words of Python's language reference from the ``reach`` before and after them."""
-    from pydoc_data.topics import topics
-
-    words = re.findall("[a-z]+", "\n".join(topics[key] for key in sorted(topics)).lower())
-    known = {word: number for number, (word, _) in enumerate(Counter(words).most_common(WORDS - 1), start=1)}
-    codes = torch.tensor([known.get(word, 0) for word in words])
-    around = codes.unfold(0, 2 * reach + 1, 1)
-    around = around[around[:, reach] > 0]
-    x, y = torch.cat([around[:, :reach], around[:, reach + 1 :]], 1), around[:, reach]
-    validate = torch.arange(len(y)) // 500 % 8 == 7
-    return Split(x[~validate], y[~validate], x[validate], y[validate])
-
-
-@functools.cache
-def names() -> Split:
-    """Is a character of Unicode a letter, a mark, a digit or a symbol, and of which sort? By its name."""
-    kinds = ("Ll", "Lu", "Lo", "Mn", "No", "Po", "Sm", "So")
-    found: dict[str, list[str]] = {kind: [] for kind in kinds}
-    for code in range(0x1F900):
-        name = unicodedata.name(chr(code), "")
-        kind = unicodedata.category(chr(code))
-        if kind in found and name and not name.startswith(("CJK", "HANGUL")):
-            found[kind].append(name)
-    rng = default_rng(31)
-    rows = [
-        (name, label)
-        for label, kind in enumerate(kinds)
-        for name in (found[kind][place] for place in rng.permutation(len(found[kind]))[:1200])
-    ]
-    rows = [rows[place] for place in rng.permutation(len(rows))]
-    codes = [[ord(character) - 32 for character in f"{name:{NAME}}"[-NAME:]] for name, _ in rows]
-    x, y = torch.tensor(codes), torch.tensor([label for _, label in rows])
-    return Split(x[2500:], y[2500:], x[:2500], y[:2500])
-
+from experiments.tasks.optimizers import adagrad, adam, adamax, adamw, nadam, nesterov, radam, rmsprop, sgd
+from experiments.tasks.tabular import SKLEARN, cancer
+from experiments.tasks.task import Task, task
+from experiments.tasks.text import VOCABULARY, sequences
 
 _WRITTEN: list[Task] = [
-    task("iris-mlp-adamw-b8", 200, iris, lambda: mlp(4, 32, 32, 3), adamw(), 8, needs=SKLEARN),
     task(
-        "redundant-logistic-sgd0-b128",
-        250,
-        redundant,
-        lambda: mlp(50, 4),
-        sgd(momentum=0),
-        128,
+        "cancer-mlpbn-nadam-b16",
+        320,
+        cancer,
+        lambda: normed_mlp(30, 48, 48, 2, norm=nn.BatchNorm1d),
+        nadam(),
+        16,
         needs=SKLEARN,
     ),
-    task("blobs-mlp-adamw-b1024", 200, lambda: blobs(20), lambda: mlp(6, 64, 64, 20), adamw(), 1024, needs=SKLEARN),
     task(
-        "checkerboard-flip20-mlp-nesterov-b100",
-        600,
-        functools.partial(checkerboard, 2000, 0.2),
-        lambda: mlp(2, 96, 96, 2),
-        nesterov(),
-        100,
-    ),
-    task(
-        "formula-mlp-adam-b256",
-        300,
-        functools.partial(formula, 3000),
-        lambda: mlp(6, 64, 64, 1, act=nn.GELU),
+        "circles-wrong30-mlp-adam-b25",
+        480,
+        functools.partial(circles, 400, 0.3),
+        lambda: mlp(2, 128, 128, 2),
         adam(),
-        256,
-        score="r2",
+        25,
+        needs=SKLEARN,
     ),
+    task("boards-mlp-sgd-b16", 500, boards, lambda: mlp(27, 48, 2), sgd(), 16),
     task(
-        "houses-unnormalised-mlp-sgd-b32-clip1",
-        500,
-        houses,
-        lambda: mlp(5, 48, 48, 1),
-        sgd(),
-        32,
-        score="r2",
-        clip=1.0,
-    ),
-    task(
-        "rare-mlpbn-adam-b128",
+        "outliers-linear-sgd0-b16-huber",
         400,
-        rare,
-        lambda: normed_mlp(12, 64, 64, 2, norm=nn.BatchNorm1d),
-        adam(),
-        128,
-    ),
-    task(
-        "multilabel-mlp-adamw-b64",
-        300,
-        functools.partial(yes_or_no, 8),
-        lambda: YesOrNo(mlp(20, 96, 8, dropout=0.1)),
-        adamw(),
-        64,
-    ),
-    task(
-        "ratings-factors-adagrad-b256",
-        600,
-        functools.partial(ratings, 300, 200),
-        lambda: Factors(300, 200, 8),
-        adagrad(),
-        256,
-        score="r2",
-    ),
-    task(
-        "digits-flip25-cnn-rmsprop-b50",
-        250,
-        functools.partial(images, "digits", flip=0.25),
-        lambda: cnn(1, 8, 10, size=8, batch_norm=False, hidden=48),
-        rmsprop(),
-        50,
-        needs=SKLEARN,
-    ),
-    task(
-        "digits-convautoencoder-adamw-b32",
-        300,
-        functools.partial(images, "digits", inputs_as_targets=True),
-        lambda: conv_autoencoder(1, 16),
-        adamw(),
-        32,
-        score="r2",
-        needs=SKLEARN,
-    ),
-    task(
-        "mnist-vit-sgd-b64-clip1",
-        300,
-        functools.partial(images, "MNIST"),
-        lambda: VisionTransformer(1, 14, 7, 32, 1, 10),
-        sgd(),
-        64,
-        clip=1.0,
-        needs=MNIST,
-    ),
-    task(
-        "mnist-siamese-cnn-adam-b32",
-        300,
-        functools.partial(pairs, "MNIST"),
-        lambda: Siamese(cnn(1, 6, 32, size=14, batch_norm=False), 32),
-        adam(),
-        32,
-        needs=MNIST,
-    ),
-    task(
-        "fashion-unnormalised-cnn-sgd-b128",
-        200,
-        functools.partial(images, "FashionMNIST", normalise=False),
-        lambda: cnn(1, 6, 10, size=14, batch_norm=False),
-        sgd(),
-        128,
-        needs=FASHION,
-    ),
-    task(
-        "fashion-mlpln-sgd0-b256",
-        250,
-        functools.partial(images, "FashionMNIST"),
-        lambda: normed_mlp(196, 64, 64, 10, norm=nn.LayerNorm),
+        functools.partial(outliers, 300),
+        lambda: mlp(20, 1),
         sgd(momentum=0),
-        256,
-        needs=FASHION,
-    ),
-    task(
-        "fashion-denoiser-adam-b16",
-        200,
-        functools.partial(noisy, "FashionMNIST", 1.0),
-        lambda: denoiser(1, 8),
-        adam(),
         16,
         score="r2",
+        criterion=nn.HuberLoss(),
+        needs=SKLEARN,
+    ),
+    task(
+        "arm-mlp-nesterov-b32",
+        500,
+        functools.partial(arm, 4000),
+        lambda: mlp(4, 64, 64, 2, act=nn.Tanh),
+        nesterov(),
+        32,
+        score="r2",
+    ),
+    task(
+        "districts-unnormalised-mlp-adam-b64",
+        400,
+        functools.partial(districts, 5000),
+        lambda: mlp(8, 64, 64, 1),
+        adam(),
+        64,
+        score="r2",
+    ),
+    task(
+        "census-embeddings-adagrad-b256",
+        250,
+        functools.partial(census, 8192),
+        lambda: EmbeddedColumns(CENSUS, 6, 32, 2),
+        adagrad(),
+        256,
+    ),
+    task(
+        "genes200-mlp-adamw-b50-decay1",
+        200,
+        functools.partial(genes, 200),
+        lambda: mlp(2000, 32, 3),
+        adamw(weight_decay=1.0),
+        50,
+    ),
+    task(
+        "clusters-wrong50-resmlp-sgd-b1024",
+        150,
+        functools.partial(wrong_clusters, 10240, 0.5),
+        lambda: ResidualMLP(30, 48, 2, 10),
+        sgd(),
+        1024,
+        needs=SKLEARN,
+    ),
+    task(
+        "spectra-autoencoder-adamax-b64",
+        400,
+        spectra,
+        lambda: mlp(96, 64, 5, 64, 96, act=nn.GELU),
+        adamax(),
+        64,
+        score="r2",
+    ),
+    task(
+        "digits-mlp-sgd0-b50-hinge",
+        400,
+        functools.partial(images, "digits"),
+        lambda: mlp(64, 64, 10),
+        sgd(momentum=0),
+        50,
+        criterion=nn.MultiMarginLoss(),
+        needs=SKLEARN,
+    ),
+    task(
+        "digits-unnormalised-cnn-nesterov-b20-clip1",
+        250,
+        functools.partial(images, "digits", normalise=False),
+        lambda: cnn(1, 8, 10, size=8, batch_norm=False, hidden=32),
+        nesterov(),
+        20,
+        clip=1.0,
+        needs=SKLEARN,
+    ),
+    task(
+        "digits-autoencoder-sgd0-b20",
+        600,
+        functools.partial(flat, "digits"),
+        lambda: mlp(64, 40, 10, 40, 64, act=nn.Tanh),
+        sgd(momentum=0),
+        20,
+        score="r2",
+        needs=SKLEARN,
+    ),
+    task(
+        "digits150-finetune-from-mnist-adamw-b15-groups",
+        200,
+        functools.partial(digits_as_mnist, 150),
+        pretrained_on_mnist,
+        adamw(),
+        15,
+        groups=body_and_head(2e-4, 1e-3),
+        needs=(*MNIST, *SKLEARN),
+    ),
+    task(
+        "mnist28-lenet-sgd-b64",
+        200,
+        functools.partial(full_size, "MNIST", 6000),
+        lambda: lenet(1, 10),
+        sgd(),
+        64,
+        needs=MNIST,
+    ),
+    task(
+        "mnist28-convautoencoder-nesterov-b32",
+        250,
+        functools.partial(full_size, "MNIST", 4000, inputs_as_targets=True),
+        lambda: conv_autoencoder(1, 12),
+        nesterov(),
+        32,
+        score="r2",
+        needs=MNIST,
+    ),
+    task(
+        "mnist-longtail-cnn-adamw-b64",
+        300,
+        functools.partial(long_tail, "MNIST", 1000, 20),
+        lambda: cnn(1, 8, 10, size=14, batch_norm=False),
+        adamw(),
+        64,
+        needs=MNIST,
+    ),
+    task(
+        "mnist2k-confused40-mlpbn-sgd-b64",
+        500,
+        functools.partial(mislabelled, "MNIST", 2000, 0.4, "confused"),
+        lambda: normed_mlp(196, 128, 128, 10, norm=nn.BatchNorm1d),
+        sgd(),
+        64,
+        needs=MNIST,
+    ),
+    task(
+        "mnist3k-mlp-rmsprop-b64-dropout",
+        400,
+        functools.partial(images, "MNIST", 3000),
+        lambda: mlp(196, 200, 200, 10, dropout=0.5),
+        rmsprop(),
+        64,
+        needs=MNIST,
+    ),
+    task(
+        "fashion100-resmlp-sgd-b20",
+        400,
+        functools.partial(images, "FashionMNIST", 100),
+        lambda: ResidualMLP(196, 64, 2, 10),
+        sgd(),
+        20,
         needs=FASHION,
     ),
     task(
-        "fashion-finetune-from-mnist-nesterov-b25-groups",
+        "fashion250-resnet-radam-b25",
         250,
-        functools.partial(fine_tuning, "FashionMNIST", 800),
-        functools.partial(pretrained, "MNIST"),
-        nesterov(),
+        functools.partial(images, "FashionMNIST", 250),
+        lambda: ResNet(1, (8, 16), 10),
+        radam(),
         25,
-        groups=body_and_head(0.02, 0.1),
-        needs=(*MNIST, *FASHION),
+        needs=FASHION,
     ),
     task(
-        "cifar-cnngn-rmsprop-b64",
-        250,
-        functools.partial(images, "CIFAR-10"),
-        lambda: group_norm_cnn(3, 16, 10),
+        "fashion2k-wrong30-resnet-nesterov-b50-smoothed",
+        320,
+        functools.partial(mislabelled, "FashionMNIST", 2000, 0.3, "wrong"),
+        lambda: ResNet(1, (8, 16), 10),
+        nesterov(),
+        50,
+        criterion=nn.CrossEntropyLoss(label_smoothing=0.2),
+        needs=FASHION,
+    ),
+    task(
+        "fashion-masked-autoencoder-rmsprop-b100",
+        300,
+        functools.partial(masked, "FashionMNIST", 7),
+        lambda: mlp(196, 128, 64, 128, 196),
         rmsprop(),
-        64,
-        needs=CIFAR,
-    ),
-    task(
-        "cifar-resnet-sgd-b256-decay",
-        150,
-        functools.partial(images, "CIFAR-10"),
-        lambda: ResNet(3, (8, 16), 10),
-        sgd(weight_decay=0.02),
-        256,
-        needs=CIFAR,
-    ),
-    task(
-        "waves-autoencoder-sgd-b64",
-        400,
-        functools.partial(flat_waves, 48, 0.1),
-        lambda: mlp(48, 48, 8, 48, 48, act=nn.Tanh),
-        sgd(),
-        64,
+        100,
         score="r2",
+        needs=FASHION,
     ),
     task(
-        "series-gru-adam-b128-clip",
-        200,
-        functools.partial(series, 28, 4),
-        lambda: RowRNN(1, 32, 4),
+        "cifar-unnormalised-cnn-adam-b100",
+        300,
+        functools.partial(images, "CIFAR-10", normalise=False),
+        lambda: cnn(3, 8, 10, size=16, batch_norm=False, hidden=48),
         adam(),
+        100,
+        needs=CIFAR,
+    ),
+    task(
+        "cifar-mixer-adamw-b128-decay",
+        200,
+        functools.partial(images, "CIFAR-10"),
+        lambda: Mixer(3, 16, 4, 32, 2, 10),
+        adamw(weight_decay=0.5),
         128,
-        score="r2",
+        needs=CIFAR,
+    ),
+    task(
+        "topics-wordgru-adam-b32-clip1",
+        300,
+        functools.partial(words, 16, 6000),
+        lambda: CharRNN(nn.GRU, WORDS, 32, 48),
+        adam(),
+        32,
+        clip=1.0,
+    ),
+    task(
+        "tokens-transformer-adamw-b32-clip1",
+        300,
+        functools.partial(code_tokens, 20, 3000),
+        lambda: CharTransformer(TOKENS, 20, 32, 1),
+        adamw(),
+        32,
+        clip=1.0,
+    ),
+    task(
+        "sorting-transformer-adam-b64",
+        300,
+        functools.partial(shuffled_numbers, 8, 5000),
+        lambda: Tagger(10, 8, 32, 2, 10),
+        adam(),
+        64,
+    ),
+    task(
+        "snippets-bigru-sgd-b32-clip",
+        250,
+        functools.partial(snippets, 24, 6000),
+        lambda: TextGRU(VOCABULARY, 16, 24, len(AUTHORS)),
+        sgd(),
+        32,
         clip=0.5,
     ),
     task(
-        "topics-words-sgd-b256",
-        400,
-        functools.partial(context, 2),
-        lambda: WordFromContext(WORDS, 32),
-        sgd(),
-        256,
-    ),
-    task(
-        "topics-charconv-nesterov-b32",
+        "code12k-finetune-from-topics-gru-adam-b16-groups",
         300,
-        functools.partial(sequences, "topics"),
-        lambda: CharConvolution(VOCABULARY, 32),
-        nesterov(),
-        32,
+        functools.partial(sequences, "code", 12000),
+        pretrained_on_topics,
+        adam(),
+        16,
+        groups=body_and_head(3e-4, 1e-3),
     ),
-    task(
-        "code-rnn-rmsprop-b32-clip1",
-        250,
-        functools.partial(sequences, "code"),
-        lambda: CharRNN(nn.RNN, VOCABULARY, 24, 64),
-        rmsprop(),
-        32,
-        clip=1.0,
-    ),
-    task("lines-attention-adamw-b64", 250, lines, lambda: AttentionOverTokens(4001, 24, 10), adamw(), 64),
-    task("names-charcnn-radam-b128", 200, names, lambda: TextCNN(64, 24, 8), radam(), 128),
 ]
 
 TASKS: list[Task] = [replace(each, split="held-out") for each in _WRITTEN]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -306,3 +306,82 @@ class WordFromContext(nn.Module):
 
     def forward(self, context: Tensor) -> Tensor:
         return self.head(self.embed(context))
+
+
+def lenet(channels: int, classes: int) -> nn.Sequential:
+    """LeNet-5 for images of 28 x 28: tanh and mean pooling."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 5, padding=2),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        *mlp(400, 120, 84, classes, act=nn.Tanh),
+    )
+
+
+class Mixer(nn.Module):
+    """Patches as tokens; layers that mix tokens, then channels, each normed before and added; the mean classified."""
+
+    def __init__(self, channels: int, size: int, patch: int, width: int, layers: int, classes: int) -> None:
+        super().__init__()
+        tokens = (size // patch) ** 2
+        self.embed = nn.Conv2d(channels, width, patch, stride=patch)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * layers))
+        self.across = nn.ModuleList(_mixing(tokens, 2 * tokens) for _ in range(layers))
+        self.within = nn.ModuleList(_mixing(width, 2 * width) for _ in range(layers))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.embed(images).flatten(2).transpose(1, 2)
+        for index, (across, within) in enumerate(zip(self.across, self.within, strict=True)):
+            hidden = hidden + across(self.norms[2 * index](hidden).transpose(1, 2)).transpose(1, 2)
+            hidden = hidden + within(self.norms[2 * index + 1](hidden))
+        return self.head(hidden.mean(1))
+
+
+def _mixing(size: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, size))
+
+
+class EmbeddedColumns(nn.Module):
+    """Columns of whole numbers, ``(batch, len(levels))``: an embedding for each, together into an MLP."""
+
+    def __init__(self, levels: Sequence[int], width: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.embed = nn.ModuleList(nn.Embedding(count, width) for count in levels)
+        self.head = mlp(width * len(levels), hidden, outputs)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        return self.head(torch.cat([embed(columns[:, index]) for index, embed in enumerate(self.embed)], 1))
+
+
+class TextGRU(nn.Module):
+    """Classifies characters: embedding, a GRU in both directions, the mean over places."""
+
+    def __init__(self, vocabulary: int, embedding: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, embedding)
+        self.recurrent = nn.GRU(embedding, width, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        return self.head(self.recurrent(self.embed(characters))[0].mean(1))
+
+
+class Tagger(nn.Module):
+    """Logits for a class of every position, from a transformer that sees the whole sequence."""
+
+    def __init__(self, vocabulary: int, length: int, width: int, layers: int, classes: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.layers = _transformer_layers(width, layers)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.embed(tokens) + self.position
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.head(hidden)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch.optim import SGD, Adagrad, Adam, AdamW, RAdam, RMSprop
+from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 
 from experiments.tasks.task import MakeOptimizer
 
@@ -43,3 +43,13 @@ def adagrad(**settings: Any) -> MakeOptimizer:
 def radam(**settings: Any) -> MakeOptimizer:
     """RAdam at lr 1e-3."""
     return partial(RAdam, lr=1e-3, **settings)
+
+
+def nadam(**settings: Any) -> MakeOptimizer:
+    """NAdam at lr 1e-3."""
+    return partial(NAdam, lr=1e-3, **settings)
+
+
+def adamax(**settings: Any) -> MakeOptimizer:
+    """Adamax at lr 2e-3."""
+    return partial(Adamax, lr=2e-3, **settings)

@@ -31,13 +31,15 @@ MODULES = (
 )
 
 
-def _encode(text: str) -> Tensor:
+def encode(text: str) -> Tensor:
+    """Codes of the printable characters and line feeds of ``text``, 0 to ``VOCABULARY - 1``."""
     codes = torch.tensor([ord(character) for character in text if character == "\n" or " " <= character <= "~"])
     return torch.where(codes == 10, VOCABULARY - 1, codes - 32)
 
 
 @functools.cache
-def _source(module: str) -> str:
+def source(module: str) -> str:
+    """The source of a module of the standard library."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -48,10 +50,10 @@ def _source(module: str) -> str:
 def _corpus(name: str) -> Tensor:
     """Codes of "topics" (the language reference, English) or "code" (the modules' source)."""
     if name == "code":
-        return _encode("\n".join(map(_source, MODULES)))
+        return encode("\n".join(map(source, MODULES)))
     from pydoc_data.topics import topics
 
-    return _encode("\n".join(topics[key] for key in sorted(topics)))
+    return encode("\n".join(topics[key] for key in sorted(topics)))
 
 
 def _halves(codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +89,8 @@ def lines() -> Split:
     """Which module does a line of code come from? Its trigrams as 24 hashed tokens."""
     tokens, modules = [], []
     for label, module in enumerate(MODULES):
-        for line in _source(module).splitlines():
-            codes = _encode(line.strip())
+        for line in source(module).splitlines():
+            codes = encode(line.strip())
             if len(codes) >= 12:
                 trigrams = codes.unfold(0, 3, 1) @ torch.tensor([1, 97, 9409])
                 tokens.append((trigrams % 4001).repeat(1 + 24 // len(trigrams))[:24])

@@ -13,6 +13,7 @@ from torch import nn
 from experiments import oracle
 from experiments.oracle import Oracle, RunResult, fingerprint, grid_lr, grid_position, run_cycle, wanted
 from experiments.tasks import TASKS, data
+from experiments.tasks.held_out_data import boards, confused, wrong
 from experiments.tasks.images import body_and_head
 from experiments.tasks.nets import mlp
 from experiments.tasks.optimizers import adagrad, sgd
@@ -75,12 +76,31 @@ def test_a_task_is_made_the_same_twice_and_steps(name):
     assert 0 <= task.constant_score() < 0.7
 
 
-@pytest.mark.parametrize("name", NEEDS_NOTHING)
+@pytest.mark.parametrize("name", [name for name in NEEDS_NOTHING if "-finetune-" not in name])
 def test_another_seed_draws_other_weights(name):
-    """The seed decides the initial weights."""
+    """The seed decides the initial weights, but for those of a network that was trained before."""
     one, other = (next(TASKS[name].make(seed).model.parameters()) for seed in (0, 1))
 
     assert not torch.equal(one, other)
+
+
+def test_wrong_classes_are_other_classes_in_the_share_asked_for():
+    """Every changed class is another one; the share is met within four sd; the confused are the next."""
+    classes = torch.arange(10).repeat(1000)
+
+    for change in (wrong, confused):
+        off = (change(classes, 0.3, 10) - classes) % 10
+        assert (off > 0).double().mean() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 10000))
+        assert set(off.tolist()) == (set(range(10)) if change is wrong else {0, 1})
+
+
+def test_boards_are_those_of_the_uci_repository():
+    """958 ends of the game, of which the first player has won 626; Aha, UCI Tic-Tac-Toe Endgame."""
+    split = boards()
+    rows = torch.cat([split.train_x, split.val_x])
+
+    assert len(rows.unique(dim=0)) == len(rows) == 958
+    assert int(split.train_y.sum() + split.val_y.sum()) == 626
 
 
 def test_a_task_whose_data_are_absent_says_so(monkeypatch, tmp_path):
