@@ -19,9 +19,10 @@ from lrfind.suggest import Suggestion
 from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
 from onecycle.ageing import ageing
-from onecycle.pilot import Pilot, repeated_groups, run_pilot, validated
+from onecycle.epochs import WRONG_EPOCHS, too_high
+from onecycle.pilot import Pilot, run_pilot, validated
 from onecycle.schedule import OneCycle
-from onecycle.search import STEP, cautious, climb, near_cliff
+from onecycle.search import STEP, cautious, climb, near_cliff, rising
 from onecycle.speculation import LossAt, upcoming
 
 Method = Literal["auto", "refine"]
@@ -32,30 +33,27 @@ REFINE_SHARE = 0.5
 # The sweep: 6 steps a decade, and at most so large a share of the budget. Longer pilots are worth more than a finer
 # sweep.
 START_LR, END_LR, SWEEP_STEPS = 1e-6, 10.0, 42
-SWEEP_SHARE = 0.6
+SWEEP_SHARE = 0.35
 # A pilot is no shorter than this, in steps.
 MIN_PILOT = 8
-# Three pilots, or two where three would be shorter than twice that or than this share of the run. Where some diverge
-# early, further ones for what that saves.
-PILOTS, FEWEST_PILOTS, MOST_PILOTS = 3, 2, 5
-PILOT_SHARE = 0.05
-# Runs of fewer epochs do not learn their data by heart; pilots of longer ones repeat a share of the data, and begin
-# below the range test's pick, or what is usual, by this factor.
-MANY_EPOCHS = 16
-MANY_EPOCHS_BELOW = 10**0.3
-# A pilot has learned by heart where the validation loss fell by so much less than the training loss, as a share of the
-# latter's fall. The real run goes on doing so for longer, so its best peak is lower: by this power of the ratio of
-# their lengths.
-BY_HEART = 0.2
-BY_HEART_POWER = 0.5
+# Two pilots; three where each has as many steps as this, and is no smaller a share of the run; up to five where each
+# has as many as that. Where some diverge early, further ones for what that saves.
+FEWEST_PILOTS, PILOTS, MOST_PILOTS = 2, 3, 5
+SHORT_PILOT, PILOT_SHARE = 24, 0.05
+LONG_PILOT = 50
+# After its last step a pilot looks at the training batches that come next: so many, of so many samples, and no more
+# than an epoch.
+UNSEEN_BATCHES, UNSEEN_SAMPLES = 10, 512
 # Where the range test has no answer the pilots begin here: the middle of what suits these optimizers.
 USUAL = {"RMSprop": 1e-3, "Adagrad": 0.2}
 USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
 # Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
 CLIFF_MARGIN = 10**0.25
+# Where the highest peak tried is still clearly better than the next below the pick goes on by this factor.
+BEYOND = 10**0.25
 # The best peak lay within so many decades below and above the pick in 80 % of the design tasks of the regret study;
-# further above where the pick was lowered for learning by heart.
-BELOW, ABOVE, BY_HEART_ABOVE = 0.48, 0.72, 1.35
+# further away where the pick was lowered for what the run will learn by heart.
+BELOW, ABOVE = 0.48, 0.72
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,10 @@ def pick_max_lr(
     A short range test says where to look. Two or three pilots, cycles as long as the budget allows that stay at their
     peaks, all from the same weights on the same batches, say what is best there: where there is a ``val_loader`` by
     validation loss, and in equal parts by the accuracy where the workload measures one (the first of its metrics with
-    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). Where the run has 16 epochs or more
-    the pilots repeat a small share of the data as often as the run will repeat all of it, because what a run learns by
-    heart, wrong labels above all, a short pilot on fresh data does not show. Where an optimizer's own step changes with
-    the number of steps (Adagrad, RMSprop, RAdam) the answer is carried over to the run's length.
+    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). What a run of many epochs learns by
+    heart, wrong labels above all, a short pilot does not show; but it shows what is left to be learned so, and the
+    answer is lowered for that, the more epochs the more. Where an optimizer's own step changes with the number of steps
+    (Adagrad, RMSprop, RAdam) the answer is carried over to the run's length.
 
     Args:
         work: What will be trained.
@@ -133,7 +131,7 @@ def pick_with_curve(
     progress = progress and work.ranks.first and others.first
     budget = _budget(total_steps, method)
     per_epoch = work.steps_per_epoch or total_steps  # a loader without a length tells no epochs
-    many_epochs = total_steps / per_epoch >= MANY_EPOCHS
+    epochs = total_steps / per_epoch
     planned = min(SWEEP_STEPS, int(SWEEP_SHARE * budget))
     own_curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
     curve = others.from_first(lambda: own_curve)  # where the ranks' arithmetic differs in the last bit
@@ -143,9 +141,9 @@ def pick_with_curve(
     number, steps = _pilots(left, total_steps)
     if number == 0:
         return Pick(replace(_alone(swept, refusal, curve), steps_used=swept_steps), curve, ())
-    groups = repeated_groups(per_epoch, steps=steps, total_steps=total_steps) if many_epochs else None
+    unseen = _unseen(work, per_epoch) if epochs > WRONG_EPOCHS else 0
     shape = OneCycle(max_lr=None) if cycle is None else cycle
-    begin = (_usual(work) if swept is None else swept.lr) / (MANY_EPOCHS_BELOW if many_epochs else 1.0)
+    begin = _usual(work) if swept is None else swept.lr
     pilots: list[Pilot] = []
     run: dict[float, Pilot] = {}  # those of other ranks too, that the search has not asked for yet
     spent = 0
@@ -163,7 +161,7 @@ def pick_with_curve(
                 peaks = [max_lr] if others.size == 1 else upcoming(search, _losses(run.values()), others.size)
                 mine = peaks[others.rank : others.rank + 1]
                 own = [
-                    run_pilot(work, start, shape, peak, steps=steps, groups=groups, before=before, bar=bar)
+                    run_pilot(work, start, shape, peak, steps=steps, unseen=unseen, before=before, bar=bar)
                     for peak in mine
                 ]
                 side_by_side = [pilot for each in others.gather(own) for pilot in each]
@@ -174,35 +172,31 @@ def pick_with_curve(
 
         losses = search(loss_at)
     best = next(pilot for pilot in pilots if pilot.max_lr == cautious(losses, pilots[0].start))
-    suggestion = _decided(
-        best,
-        pilots,
-        swept,
-        work,
-        total_steps=total_steps,
-        method=method,
-        repeated=many_epochs,
-    )
+    suggestion = _decided(best, pilots, swept, work, total_steps=total_steps, method=method, epochs=epochs)
     if suggestion is None:
         suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}", curve))
     used = swept_steps + sum(pilot.steps for pilot in run.values())
     return Pick(replace(suggestion, steps_used=used), curve, tuple(pilots))
 
 
-def _worse_above(best: Pilot, pilots: list[Pilot]) -> bool:
-    """Tell whether peaks above the best lost by learning more by heart than it does.
-
-    By hits, where they are counted: a validation loss also rises where a model only grows surer of the same answers.
-    """
-    above = [pilot for pilot in pilots if pilot.max_lr > best.max_lr]
-    if best.validation is None or best.validation.hits is None:
-        return bool(above) and min(pilot.loss for pilot in above) > best.loss
-    hits = [pilot.validation.hits for pilot in above if pilot.validation and pilot.validation.hits is not None]
-    return bool(hits) and max(hits) < best.validation.hits
+def _unseen(work: Workload, per_epoch: int) -> int:
+    """Return how many groups of batches a pilot looks at after its last step."""
+    samples = (work.batch_size or 1) * work.accumulation_steps
+    return min(per_epoch, max(UNSEEN_BATCHES, math.ceil(UNSEEN_SAMPLES / samples)))
 
 
 def _losses(pilots: Iterable[Pilot]) -> dict[float, float]:
     return {pilot.max_lr: math.inf if pilot.failed else pilot.loss for pilot in pilots}
+
+
+def _by_heart(best: Pilot) -> str:
+    """Say what shows that there is something to be learned by heart."""
+    told = f"its pilot leaves {best.left:.0%} of the training loss"
+    if best.unseen is not None and best.validation is not None and best.wrong > 0:
+        told += (
+            f", {best.unseen.loss:.3g} on data that come next, where the validation loss is {best.validation.loss:.3g}"
+        )
+    return told
 
 
 def _budget(total_steps: int, method: Method) -> int:
@@ -225,8 +219,9 @@ def _budget(total_steps: int, method: Method) -> int:
 
 def _pilots(left: int, total_steps: int) -> tuple[int, int]:
     """Return how many pilots, and how many steps each, for what is left of the budget."""
-    enough = left // PILOTS >= max(2 * MIN_PILOT, PILOT_SHARE * total_steps)
-    number = PILOTS if enough else FEWEST_PILOTS
+    least = PILOT_SHARE * total_steps
+    number = PILOTS if left // PILOTS >= max(SHORT_PILOT, least) else FEWEST_PILOTS
+    number = max(number, min(int(left / max(LONG_PILOT, least)), MOST_PILOTS))
     steps = left // number
     return (number, steps) if steps >= MIN_PILOT else (0, 0)
 
@@ -289,7 +284,7 @@ def _decided(
     *,
     total_steps: int,
     method: Method,
-    repeated: bool,
+    epochs: float,
 ) -> Suggestion | None:
     """Return the suggestion that the pilots give; None if all failed, or nothing has learned in sweep or pilots."""
     if all(pilot.failed for pilot in pilots) or (swept is None and not best.learned):
@@ -315,18 +310,18 @@ def _decided(
             "The loader reads a stream that cannot be rewound: each pilot saw other batches, which blurs their "
             "comparison, and training will not see those again. Pass a loader that starts anew at each pass."
         )
-    lr = best.max_lr
-    above = ABOVE
-    if repeated and best.learned_by_heart(BY_HEART) and _worse_above(best, pilots):
-        above = BY_HEART_ABOVE
-        lr /= max(1.0, total_steps / best.steps) ** BY_HEART_POWER
-        evidence += (
-            f"; lowered from {best.max_lr:.2g}, since its pilot learned its data by heart (training loss "
-            f"{best.train_loss:.3g}) and the run will all the more"
-        )
-    elif near_cliff({pilot.max_lr: pilot.loss for pilot in pilots}, lr, best.start):
+    lr, losses = best.max_lr, _losses(pilots)
+    decades = too_high(epochs, wrong=best.wrong, left=best.left)
+    cliff = near_cliff(losses, lr, best.start)
+    if rising(losses, lr, best.start):
+        lr *= BEYOND
+        evidence += f"; raised from {best.max_lr:.2g}, the highest tried, since it is far better than the next below"
+    if decades:
+        evidence += f"; lowered from {lr:.2g}, for what {epochs:.0f} epochs learn by heart ({_by_heart(best)})"
+        lr /= max(10**decades, CLIFF_MARGIN if cliff else 1.0)
+    elif cliff:
+        evidence += f"; lowered from {lr:.2g}, since the next pilot above it diverged or learned far less"
         lr /= CLIFF_MARGIN
-        evidence += f"; lowered from {best.max_lr:.2g}, since the next pilot above it diverged or learned far less"
     failed = [pilot.max_lr for pilot in pilots if pilot.failed and pilot.max_lr > lr]
     age = ageing(work.optimizer, best.steps, total_steps)
     if age != 1:
@@ -336,7 +331,7 @@ def _decided(
     return Suggestion(
         lr,
         low=lr / 10**BELOW,
-        high=min([lr * 10**above, *failed]),
+        high=min([lr * 10**ABOVE, *failed]),
         rule=method,
         warnings=tuple(warnings),
         group_lrs=tuple(lr * ratio for ratio in lr_ratios(work.optimizer)),

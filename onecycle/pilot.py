@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import cycle as around
 from itertools import islice, pairwise
 from statistics import fmean, median
 
 from torch import Tensor
 
-from lrfind.batches import endless
+from lrfind.batches import Batch, endless
 from lrfind.groups import get_momentum
 from lrfind.metrics import share_of_hits
 from lrfind.preserve import Snapshot
@@ -37,13 +36,11 @@ FALL, VAL_FALL = 2.0, 0.01
 # A pilot whose loss rose by so many standard deviations of the noise, and ended less than this share below its start,
 # has wrecked the model, which now gives the commonest answer whatever it sees: a little better than untrained.
 RISE, LITTLE = 3.0, 0.07
-# Nothing has been learned by heart while more than this share of the training loss is left.
-HARDLY_LEARNED = 0.8
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What the validation set says of a model.
+    """What data say of a model in eval mode, those of the validation set or others.
 
     Attributes:
         loss: Mean loss.
@@ -61,8 +58,12 @@ def validated(work: Workload, steps: int) -> Validation | None:
     """
     if work.val_loader is None:
         return None
+    return _judged(work, work.val_loader, max(steps, 10))
+
+
+def _judged(work: Workload, loader: Iterable[Batch], batches: int) -> Validation:
     hits = share_of_hits(work.metrics)
-    values = work.evaluate(max_batches=max(steps, 10), metrics=hits is not None)
+    values = work.evaluate(loader, max_batches=batches, metrics=hits is not None)
     counted = hits is not None and math.isfinite(values[hits])
     return Validation(values["loss"], values[hits] if hits is not None and counted else None)
 
@@ -80,6 +81,8 @@ class Pilot:
         rise_z: How far above its beginning it has been (means of three), in standard deviations of that noise.
         validation: Of the validation set, at its end: a loss of inf where it diverged. None without a ``val_loader``.
         before: The same before its first step.
+        unseen: Of the training batches that came next, which it has not trained on in this pass; None where it was not
+            asked for, or diverged.
     """
 
     max_lr: float
@@ -90,6 +93,7 @@ class Pilot:
     rise_z: float
     validation: Validation | None = None
     before: Validation | None = None
+    unseen: Validation | None = None
 
     @property
     def loss(self) -> float:
@@ -134,14 +138,20 @@ class Pilot:
             return True
         return not self.learned and self.loss > self.start
 
-    def learned_by_heart(self, share: float) -> bool:
-        """Whether the validation loss fell less than the training loss, by more than ``share`` of the latter's fall.
+    @property
+    def left(self) -> float:
+        """Share of the training loss that is left at its end; 0 where that loss began at 0 or below."""
+        return self.train_loss / self.first_loss if self.first_loss > 0 else 0.0
 
-        False where the training loss fell by less than a fifth: then little was learned, by heart or otherwise.
+    @property
+    def wrong(self) -> float:
+        """By how much training data hardly seen are above the validation set, as a share of the loss before its start.
+
+        0 where there is no telling.
         """
-        if self.validation is None or not self.train_loss < HARDLY_LEARNED * self.first_loss:
-            return False
-        return self.validation.loss - self.train_loss > share * (self.first_loss - self.train_loss)
+        if self.unseen is None or self.validation is None or self.before is None or not self.before.loss > 0:
+            return 0.0
+        return (self.unseen.loss - self.validation.loss) / self.before.loss
 
 
 def run_pilot(
@@ -151,7 +161,7 @@ def run_pilot(
     max_lr: float,
     *,
     steps: int,
-    groups: int | None,
+    unseen: int,
     before: Validation | None,
     bar: Bar,
 ) -> Pilot:
@@ -163,13 +173,13 @@ def run_pilot(
         shape: Shape of the real cycle, whose slopes and momentum the pilot takes.
         max_lr: Peak of the pilot.
         steps: Optimizer steps.
-        groups: Read only the first so many groups of batches, over and over; None: read on.
+        unseen: Groups of batches to look at after its last step, for ``Pilot.unseen``; 0: none.
         before: What ``validated`` says at ``start``.
         bar: Progress.
     """
     start.restore()
     with work.training():
-        pilot = _train(work, shape, max_lr, steps, groups, bar)
+        pilot = _train(work, shape, max_lr, steps, unseen, bar)
     if before is None:
         return pilot
     validation = validated(work, steps) if math.isfinite(pilot.train_loss) else None
@@ -178,7 +188,7 @@ def run_pilot(
     return replace(pilot, validation=validation, before=before)
 
 
-def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: int | None, bar: Bar) -> Pilot:
+def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, unseen: int, bar: Bar) -> Pilot:
     slope = max(1, round(SLOPE * steps))
     scheduler = _slopes(work, shape, max_lr, slope).scheduler(work.optimizer)
     rule = StopRule(STOP_FACTOR)
@@ -187,7 +197,7 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
     block, taken = _block(work), 0
     # Closed at once: an error's traceback would keep the loader's worker processes alive.
     with closing(endless(work.batches(), work.accumulation_steps)) as stream:
-        for group in islice(stream if groups is None else around(list(islice(stream, groups))), steps):
+        for group in islice(stream, steps):
             result = work.step(group)
             taken += 1
             unread.append(result.loss)
@@ -201,12 +211,14 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, groups: i
                 if rule.after(loss) is not None:
                     return Pilot(max_lr, taken, _first(losses), math.inf, -math.inf, math.inf)
             unread.clear()
+        following = [batch for group in islice(stream, unseen) for batch in group]
+        judged = _judged(work, following, len(following)) if following and math.isfinite(losses[-1]) else None
     first_loss, tail = _first(losses), max(1, round(TAIL * len(losses)))
     train_loss = _or_inf(fmean(losses[-tail:]))
     noise = _noise(losses)
     fall_z = _over(first_loss - train_loss, noise * math.sqrt(1 / HEAD + 1 / tail))
     rise_z = _over(max(_means(losses)) - first_loss, noise)
-    return Pilot(max_lr, len(losses), first_loss, train_loss, fall_z, rise_z)
+    return Pilot(max_lr, len(losses), first_loss, train_loss, fall_z, rise_z, unseen=judged)
 
 
 def _slopes(work: Workload, shape: OneCycle, max_lr: float, slope: int) -> OneCycle:
@@ -221,19 +233,6 @@ def _slopes(work: Workload, shape: OneCycle, max_lr: float, slope: int) -> OneCy
         pct_flat=0.0,
         cycle_momentum=shape.cycle_momentum and has_momentum,
     )
-
-
-def repeated_groups(per_epoch: int, *, steps: int, total_steps: int) -> int:
-    """Return how many groups of batches, of so many in an epoch, give a pilot as many epochs as the real run has.
-
-    A run of many epochs learns its data by heart, a short pilot on all the data does not, and picks a peak that
-    will. A pilot on as small a share of the data as it is a share of the steps sees each sample as often as the
-    real run will, and shows it.
-
-    >>> repeated_groups(50, steps=100, total_steps=1000)
-    5
-    """
-    return max(1, round(steps * per_epoch / total_steps))
 
 
 def _block(work: Workload) -> int:

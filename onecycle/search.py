@@ -12,6 +12,10 @@ STEP = 0.5
 TIE = 0.03
 # A peak at which less than this share of the best fall is left has failed.
 FAILED = 0.4
+# Where the best fall is less than this share of the start none has fallen far enough to tell.
+LITTLE = 0.1
+# The highest peak tried is better than the one below by this share of its fall: the best lies higher still.
+RISING = 0.15
 # Two peaks nearer to each other than this, in decades, are the same.
 SAME = 0.1
 
@@ -78,8 +82,22 @@ def near_cliff(losses: Mapping[float, float], lr: float, start: float) -> bool:
     above = [tried for tried in losses if tried > lr]
     if not above:
         return False
-    best = losses[lowest(losses)]
-    return losses[min(above)] > start - FAILED * (start - best)
+    fall = start - losses[lowest(losses)]
+    if fall < LITTLE * abs(start):
+        return math.isinf(losses[min(above)])
+    return losses[min(above)] > start - FAILED * fall
+
+
+def rising(losses: Mapping[float, float], lr: float, start: float) -> bool:
+    """Tell whether ``lr`` is the highest peak tried, and the next below clearly worse: the search did not get there.
+
+    >>> rising({0.1: 0.7, 0.3: 0.5}, 0.3, start=1.0), rising({0.1: 0.53, 0.3: 0.5}, 0.3, start=1.0)
+    (True, False)
+    """
+    below = [tried for tried in losses if tried < lr]
+    if not below or lr < max(losses):
+        return False
+    return losses[max(below)] - losses[lr] > RISING * (start - losses[lr])
 
 
 def _next(losses: Mapping[float, float]) -> float:
