@@ -31,12 +31,12 @@ from experiments.tasks import TASKS, Task
 
 RESULTS = Path(__file__).parent / "results" / "regret"
 QUICK = (
+    "boards-mlp-sgd-b16",
     "cancer-logistic-sgd-b16",
     "cancer-unnormalised-mlp-adam-b32",
     "diabetes-linear-sgd0-b16",
     "diabetes-mlp-adamw-b64",
     "digits-logistic-sgd0-b64",
-    "iris-mlp-adamw-b8",
 )
 QUICK_STEPS = 120
 QUICK_GRID = (-8, -4, 0, 4)  # quarters of a decade from the optimizer's usual lr

@@ -22,7 +22,7 @@ from onecycle.ageing import ageing
 from onecycle.epochs import WRONG_EPOCHS, too_high
 from onecycle.pilot import Pilot, run_pilot, validated
 from onecycle.schedule import OneCycle
-from onecycle.search import STEP, cautious, climb, near_cliff, rising
+from onecycle.search import STEP, cautious, climb, near_cliff
 from onecycle.speculation import LossAt, upcoming
 
 Method = Literal["auto", "refine"]
@@ -30,10 +30,10 @@ Method = Literal["auto", "refine"]
 # What may be spent: steps, and share of the run.
 AUTO_STEPS, AUTO_SHARE = 100, 0.1
 REFINE_SHARE = 0.5
-# The sweep: 6 steps a decade, and at most so large a share of the budget. Longer pilots are worth more than a finer
-# sweep.
+# The sweep: 6 steps a decade, and at most so large a share of the budget, but never fewer than those. Longer pilots are
+# worth more than a finer sweep.
 START_LR, END_LR, SWEEP_STEPS = 1e-6, 10.0, 42
-SWEEP_SHARE = 0.35
+SWEEP_SHARE, FEWEST_SWEEP_STEPS = 0.35, 12
 # A pilot is no shorter than this, in steps.
 MIN_PILOT = 8
 # Two pilots; three where each has as many steps as this, and is no smaller a share of the run; up to five where each
@@ -49,8 +49,6 @@ USUAL = {"RMSprop": 1e-3, "Adagrad": 0.2}
 USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
 # Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
 CLIFF_MARGIN = 10**0.25
-# Where the highest peak tried is still clearly better than the next below the pick goes on by this factor.
-BEYOND = 10**0.25
 # The best peak lay within so many decades below and above the pick in 80 % of the design tasks of the regret study;
 # further away where the pick was lowered for what the run will learn by heart.
 BELOW, ABOVE = 0.48, 0.72
@@ -132,7 +130,7 @@ def pick_with_curve(
     budget = _budget(total_steps, method)
     per_epoch = work.steps_per_epoch or total_steps  # a loader without a length tells no epochs
     epochs = total_steps / per_epoch
-    planned = min(SWEEP_STEPS, int(SWEEP_SHARE * budget))
+    planned = min(SWEEP_STEPS, max(int(SWEEP_SHARE * budget), FEWEST_SWEEP_STEPS))
     own_curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
     curve = others.from_first(lambda: own_curve)  # where the ranks' arithmetic differs in the last bit
     swept, refusal = _read(curve)
@@ -181,7 +179,7 @@ def pick_with_curve(
 
 def _unseen(work: Workload, per_epoch: int) -> int:
     """Return how many groups of batches a pilot looks at after its last step."""
-    samples = (work.batch_size or 1) * work.accumulation_steps
+    samples = (work.batch_size or UNSEEN_SAMPLES) * work.accumulation_steps
     return min(per_epoch, max(UNSEEN_BATCHES, math.ceil(UNSEEN_SAMPLES / samples)))
 
 
@@ -310,12 +308,9 @@ def _decided(
             "The loader reads a stream that cannot be rewound: each pilot saw other batches, which blurs their "
             "comparison, and training will not see those again. Pass a loader that starts anew at each pass."
         )
-    lr, losses = best.max_lr, _losses(pilots)
+    lr = best.max_lr
     decades = too_high(epochs, wrong=best.wrong, left=best.left)
-    cliff = near_cliff(losses, lr, best.start)
-    if rising(losses, lr, best.start):
-        lr *= BEYOND
-        evidence += f"; raised from {best.max_lr:.2g}, the highest tried, since it is far better than the next below"
+    cliff = near_cliff(_losses(pilots), lr, best.start)
     if decades:
         evidence += f"; lowered from {lr:.2g}, for what {epochs:.0f} epochs learn by heart ({_by_heart(best)})"
         lr /= max(10**decades, CLIFF_MARGIN if cliff else 1.0)

@@ -12,10 +12,9 @@ STEP = 0.5
 TIE = 0.03
 # A peak at which less than this share of the best fall is left has failed.
 FAILED = 0.4
-# Where the best fall is less than this share of the start none has fallen far enough to tell.
-LITTLE = 0.1
-# The highest peak tried is better than the one below by this share of its fall: the best lies higher still.
-RISING = 0.15
+# Where the best fall is less than this share of the start hardly anything was learned: then losses that differ by less
+# than this share of the start are the same, and the higher peak is the one that will get further.
+LITTLE, LITTLE_TIE = 0.1, 0.01
 # Two peaks nearer to each other than this, in decades, are the same.
 SAME = 0.1
 
@@ -63,12 +62,17 @@ def lowest(losses: Mapping[float, float]) -> float:
 def cautious(losses: Mapping[float, float], start: float) -> float:
     """Return the lowest peak whose loss is the lowest, give or take 3 %: of the fall from ``start``, or of itself.
 
-    >>> cautious({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0)
-    0.1
+    Where no loss has fallen by a tenth, of equal ones (give or take 1 % of ``start``) the highest: what has hardly
+    begun to learn says only which peaks it bears.
+
+    >>> cautious({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0), cautious({0.1: 0.96, 0.3: 0.965, 1.0: 0.99}, start=1.0)
+    (0.1, 0.3)
     """
     best = losses[lowest(losses)]
     if not (math.isfinite(best) and math.isfinite(start)):
         return lowest(losses)
+    if 0 <= start - best < LITTLE * abs(start):
+        return max(lr for lr, loss in losses.items() if loss <= best + LITTLE_TIE * abs(start))
     scale = min(start - best, best) if best > 0 else start - best
     return min(lr for lr, loss in losses.items() if loss <= best + TIE * max(scale, 0.0))
 
@@ -86,18 +90,6 @@ def near_cliff(losses: Mapping[float, float], lr: float, start: float) -> bool:
     if fall < LITTLE * abs(start):
         return math.isinf(losses[min(above)])
     return losses[min(above)] > start - FAILED * fall
-
-
-def rising(losses: Mapping[float, float], lr: float, start: float) -> bool:
-    """Tell whether ``lr`` is the highest peak tried, and the next below clearly worse: the search did not get there.
-
-    >>> rising({0.1: 0.7, 0.3: 0.5}, 0.3, start=1.0), rising({0.1: 0.53, 0.3: 0.5}, 0.3, start=1.0)
-    (True, False)
-    """
-    below = [tried for tried in losses if tried < lr]
-    if not below or lr < max(losses):
-        return False
-    return losses[max(below)] - losses[lr] > RISING * (start - losses[lr])
 
 
 def _next(losses: Mapping[float, float]) -> float:

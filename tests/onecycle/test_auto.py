@@ -196,14 +196,15 @@ def test_refine_costs_at_most_half(make, total_steps):
 @pytest.mark.parametrize("left", [0, 8, 15, 16, 40, 41, 100, 588, 2499, 10**6])
 @pytest.mark.parametrize("total_steps", [1, 40, 200, 1000, 5000, 10**6])
 def test_pilots_fit_into_what_is_left(left, total_steps):
-    """However much is left: no pilots, or two or three of at least 8 steps that do not cost more; three only where
-    each is 5 % of the run."""
+    """However much is left: no pilots, or two to five of at least 8 steps that do not cost more; three only where each
+    has 24 steps and is 5 % of the run, more only where each has 50."""
     number, steps = auto._pilots(left, total_steps)
 
     assert number * steps <= left
-    assert number == 0 or (2 <= number <= 3 and steps >= 8)
+    assert number == 0 or (2 <= number <= 5 and steps >= 8)
     assert (number > 0) == (left >= 16)
-    assert number < 3 or steps >= 0.05 * total_steps
+    assert number < 3 or steps >= max(24, int(0.05 * total_steps))
+    assert number < 4 or steps >= 50
 
 
 @pytest.mark.parametrize(("points", "block", "steps"), [(41, 1, 41), (41, 10, 50), (40, 10, 40), (87, 10, 88)])
@@ -279,74 +280,66 @@ def test_keeps_away_from_a_cliff(make, monkeypatch):
     assert "the next pilot above it diverged or learned far less" in found.suggestion.evidence
 
 
-def test_begins_lower_in_a_run_of_many_epochs(make, monkeypatch):
-    """Where the data are seen 16 times and more, the first pilot lies 0.3 decades below the range test's pick."""
-    scripted(monkeypatch, lambda peak: (0.5, 0.5))
+@pytest.mark.parametrize(
+    ("train", "unseen", "lowered"),
+    [
+        (0.1, 1.0, False),  # nothing is left, and data that come next are as good as the validation set
+        (0.1, 2.0, True),  # wrong labels
+        (1.8, 1.0, True),  # most is left
+    ],
+)
+def test_lowered_for_what_many_epochs_learn_by_heart(make, monkeypatch, train, unseen, lowered):
+    """In a run of 60 epochs the pick falls where pilots leave something to be learned by heart, and says so; in one of
+    6 epochs it does not."""
+    scripted(monkeypatch, lambda peak: (train, 1.0 + abs(peak + 1.0)))
+    run = auto.run_pilot
+    asked = []
+
+    def judged(*arguments, unseen: int, **settings):
+        asked.append(unseen)
+        return replace(run(*arguments, **settings), unseen=Validation(unseen_loss) if unseen else None)
+
+    unseen_loss = unseen
+    monkeypatch.setattr(auto, "run_pilot", judged)
     work = make(**CHEAP)
     per_epoch = work.steps_per_epoch
 
-    few, many = picked(work, 16 * per_epoch - 1), picked(work, 16 * per_epoch)
+    few, many = picked(work, 6 * per_epoch), picked(work, 60 * per_epoch)
 
-    assert few.pilots[0].max_lr == few.curve.suggest().lr
-    assert many.pilots[0].max_lr == pytest.approx(many.curve.suggest().lr / 10**0.3)
-
-
-@pytest.mark.parametrize(("slope", "lowered"), [(0.1, True), (-0.1, False)])
-def test_by_heart_counts_where_higher_peaks_do_more_of_it(make, monkeypatch, slope, lowered):
-    """In a run of many epochs a pilot whose training loss has run ahead lowers the pick if the validation loss rises
-    with the peak; if it still falls at the highest, there is nothing to lower."""
-    scripted(monkeypatch, lambda peak: (0.1, 1.5 + slope * (peak + 1.0)))
-
-    found = picked(make(**CHEAP), 3000)
-
-    assert ("learned its data by heart" in found.suggestion.evidence) is lowered
+    assert set(asked) == {0, per_epoch}  # ten batches would be more than an epoch
+    assert ("epochs learn by heart" in many.suggestion.evidence) is lowered
+    assert "learn by heart" not in few.suggestion.evidence
+    best = min(many.pilots, key=lambda pilot: pilot.loss)
+    assert (many.suggestion.lr < best.max_lr / 2) is lowered
 
 
-def test_by_heart_does_not_count_where_a_higher_peak_is_a_little_better(make, monkeypatch):
-    """Of losses that are as good as equal the lower peak is taken; what is above did not lose by learning by heart."""
-    scripted(monkeypatch, lambda peak: (0.1, 1.5 - 0.001 * peak))
-
-    found = picked(make(**CHEAP), 3000)
-
-    assert found.suggestion.lr == min(pilot.max_lr for pilot in found.pilots)
-    assert "learned its data by heart" not in found.suggestion.evidence
-
-
-@pytest.mark.parametrize(("slope", "lowered"), [(-0.1, True), (0.0, False)])
-def test_by_heart_is_told_by_hits_where_they_are_counted(make, monkeypatch, slope, lowered):
-    """A validation loss that rises with the peak lowers the pick only if the share of hits falls."""
-    scripted(monkeypatch, lambda peak: (0.1, 1.5 + 0.1 * (peak + 1.0)))
-    run = auto.run_pilot
-
-    def counted(*arguments, **settings):
-        pilot = run(*arguments, **settings)
-        hits = 0.5 + slope * (math.log10(pilot.max_lr) + 1.0)
-        return replace(pilot, validation=replace(pilot.validation, hits=hits), before=Validation(2.0, 0.1))
-
-    monkeypatch.setattr(auto, "run_pilot", counted)
-
-    found = picked(make(**CHEAP), 3000)
-
-    assert ("learned its data by heart" in found.suggestion.evidence) is lowered
+def test_looks_at_enough_samples(make):
+    """At ten batches, or as many as hold 512 samples, accumulated ones counted, but at no more than an epoch."""
+    work = make()
+    assert auto._unseen(work, 1000) == math.ceil(512 / work.batch_size) > 10
+    assert auto._unseen(work, 7) == 7
+    work.accumulation_steps = 4
+    assert auto._unseen(work, 1000) == 10
+    assert auto._unseen(make(loader="list"), 1000) == 10  # batches of unknown size
 
 
 def test_no_warning_where_pilots_bracket_the_answer(make, without_sweep, monkeypatch):
     """Without an answer of the range test, pilots that did worse on both sides of the best are one."""
     work = make("sgd")
     sweep = auto.range_test
-    scripted(monkeypatch, lambda peak: (0.5 + abs(peak + 0.8), 0.5 + abs(peak + 0.8)))
+    scripted(monkeypatch, lambda peak: (0.1, 0.5 + abs(peak + 0.75)))
     monkeypatch.setattr(auto, "range_test", sweep)
 
     found = picked(work, 1000, "refine")
 
-    assert found.suggestion.lr == pytest.approx(10**-0.8)
+    assert found.suggestion.lr == pytest.approx(10**-0.75)
     assert found.suggestion.warnings == ()
 
 
 @pytest.mark.parametrize(("optimizer", "moved"), [("sgd", None), ("adagrad", "raised"), ("rmsprop", "raised")])
 def test_is_carried_over_to_the_length_of_the_run(make, monkeypatch, optimizer, moved):
     """Where the optimizer's own steps shrink with their number, the run's peak is as much higher, and says so."""
-    scripted(monkeypatch, lambda peak: (0.5 + abs(peak + 1.4),) * 2)
+    scripted(monkeypatch, lambda peak: (0.1, 0.5 + abs(peak + 1.4)))
     work = make(optimizer)
 
     found = picked(work, 100)
@@ -423,7 +416,7 @@ def test_pilots_without_a_range_test(make, without_sweep, monkeypatch, optimizer
     found = picked(work, 100)
     suggestion = found.suggestion
 
-    assert found.pilots[0].max_lr == pytest.approx(float(usual) / 10**0.3)
+    assert found.pilots[0].max_lr == pytest.approx(float(usual))
     [warning] = suggestion.warnings
     began = (
         f"The range test gave no answer; the pilots began at {found.pilots[0].max_lr:.2g}, where {usual} is usual for "
@@ -444,7 +437,7 @@ def test_a_stream_that_cannot_be_rewound_is_warned_of(make):
 
 def test_every_pilot_diverged(make, monkeypatch):
     """Where even the lowest pilot diverges, the pick lies half a decade below it, not at a peak known to fail."""
-    work = make(**CHEAP)
+    work = make(**CHEAP | {"val": True})
     steep = told(2.3 - 1.8 / (1 + (1e8 / np.geomspace(1e4, 1e12, 60)) ** 1.5), lr=np.geomspace(1e4, 1e12, 60))
     monkeypatch.setattr(auto, "range_test", lambda *_, **__: steep)
 
@@ -574,17 +567,15 @@ def digits(flip: float, samples: int, total_steps: int, seed: int) -> tuple[Work
 @pytest.mark.parametrize("method", ["auto", "refine"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_wrong_labels_lower_the_pick(monkeypatch, method, seed):
-    """300 digits, half with a label drawn anew, for 80 epochs: the pick is lower than what pilots on fresh data, which
-    do not learn by heart, pick, and the evidence says why."""
-    careful = pick(*digits(0.5, 300, 800, seed), method)
-    monkeypatch.setattr(auto, "MANY_EPOCHS", math.inf)
-    plain = pick(*digits(0.5, 300, 800, seed), method)
+    """300 digits, half with a label drawn anew, for 80 epochs: the pick is far lower than the best of its pilots, and
+    the evidence says why."""
+    found = picked(*digits(0.5, 300, 800, seed), method)
+    best = min(found.pilots, key=lambda pilot: pilot.loss)
 
-    assert careful.lr < plain.lr / 2
+    assert found.suggestion.lr < best.max_lr / 5
     assert re.search(
-        "lowered from .*(learned its data by heart|the next pilot above it .* learned far less)", careful.evidence
+        r"lowered from .*, for what 8\d epochs learn by heart \(.* on data that come", found.suggestion.evidence
     )
-    assert "learned its data by heart" not in plain.evidence
 
 
 @pytest.mark.parametrize("seed", [0, 1])

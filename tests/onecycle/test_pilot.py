@@ -11,24 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from lrfind import preserve
 from lrfind.batches import endless
 from lrfind.progress import Bar
-from onecycle.pilot import Pilot, Validation, repeated_groups, run_pilot, validated
+from onecycle.pilot import Pilot, Validation, run_pilot, validated
 from onecycle.schedule import OneCycle
 
 SHAPE = OneCycle(max_lr=None)
 HIDDEN = Bar("pilots", 1, shown=False)
 
 
-def pilot(work, start, max_lr=0.1, *, steps=12, groups=None, shape=SHAPE):
+def pilot(work, start, max_lr=0.1, *, steps=12, unseen=0, shape=SHAPE):
     start.restore()
     before = validated(work, steps)
-    return run_pilot(work, start, shape, max_lr, steps=steps, groups=groups, before=before, bar=HIDDEN)
+    return run_pilot(work, start, shape, max_lr, steps=steps, unseen=unseen, before=before, bar=HIDDEN)
 
 
 def outcome(first=2.3, train=1.0, val: float | None = 1.0, fall_z=5.0, rise_z=0.0, hits=None, guessed=None) -> Pilot:
@@ -58,36 +56,43 @@ def equal(one, other) -> bool:
 
 
 @pytest.mark.parametrize("loader", ["shuffle", "generator", "stream", "list", "workers"])
-@pytest.mark.parametrize("groups", [None, 3])
-def test_paired(make, monkeypatch, loader, groups):
+@pytest.mark.parametrize("unseen", [0, 3])
+def test_paired(make, monkeypatch, loader, unseen):
     """Pilots of any peak see the same batches with the same random numbers, and one tried again is the same."""
     work = make("adamw", loader)
     with preserve(work) as start:
         seen = recorded(work, monkeypatch)
-        first = pilot(work, start, 0.01, groups=groups)
+        first = pilot(work, start, 0.01, unseen=unseen)
         low = list(seen)
         seen.clear()
-        second = pilot(work, start, 0.03, groups=groups)
+        second = pilot(work, start, 0.03, unseen=unseen)
 
         assert equal(low, seen)
         assert second.train_loss != first.train_loss
-        assert pilot(work, start, 0.01, groups=groups) == first
+        assert pilot(work, start, 0.01, unseen=unseen) == first
 
 
-def test_reads_a_few_groups_over_and_over(make, monkeypatch):
-    """With ``groups``, these first batches of the loader come again in the same order; else the pilot reads on."""
+def test_looks_at_the_batches_that_come_next(make, monkeypatch):
+    """It trains on the first groups of the stream; those after them it only evaluates, in eval mode, as they stand."""
     work = make(loader="list", accumulation_steps=2)
+    groups = list(islice(endless(work.batches(), 2), 8))
     with preserve(work) as start:
         seen = recorded(work, monkeypatch)
-        pilot(work, start, steps=5, groups=2)
-        repeated = [parts for parts, _ in seen]
-        seen.clear()
-        pilot(work, start, steps=5)
-        on = [parts for parts, _ in seen]
+        judged = pilot(work, start, steps=5, unseen=3)
+        expected = work.evaluate([batch for group in groups[5:] for batch in group])
+        plain = pilot(work, start, steps=5)
 
-    expected = [[part for batch in group for part in batch] for group in islice(endless(work.batches(), 2), 5)]
-    assert all(torch.equal(repeated[index][0], expected[index % 2][0]) for index in range(5))
-    assert all(all(map(torch.equal, one, other)) for one, other in zip(on, expected, strict=True))
+    trained = [parts for parts, _ in seen[:5]]
+    assert all(torch.equal(parts[0], group[0][0]) for parts, group in zip(trained, groups, strict=False))
+    assert judged.unseen == Validation(expected["loss"], expected["accuracy"])
+    assert plain == replace(judged, unseen=None)
+
+
+def test_a_pilot_that_diverged_looks_at_nothing_more(make):
+    """Weights that are no numbers say nothing of any data."""
+    work = make("sgd0")
+    with preserve(work) as start:
+        assert pilot(work, start, 1e4, steps=60, unseen=3).unseen is None
 
 
 @pytest.mark.parametrize("shape", [SHAPE, OneCycle.smith(None), OneCycle(None, three_phase=True), OneCycle.fastai(1.0)])
@@ -228,44 +233,21 @@ def test_without_learning(make, val):
         assert not any(pilot(work, start, lr, steps=20).learned for lr in (1e-3, 1e-2, 0.1))
 
 
-@given(st.integers(1, 100), st.integers(0, 100), st.integers(0, 100), st.sampled_from([0.5, 2.0, 16.0]))
-def test_learned_by_heart_knows_no_unit(first, train, val, scale):
-    """loss -> a * loss says the same of a pilot (in numbers that are exact)."""
-
-    def says(scale):
-        return outcome(scale * first, scale * train, scale * val).learned_by_heart(0.25)
-
-    assert says(scale) == says(1.0)
-
-
 @pytest.mark.parametrize(
-    ("first", "train", "val", "by_heart"),
+    ("one", "wrong", "left"),
     [
-        (2.3, 0.3, 0.4, False),  # validation keeps up
-        (2.3, 0.3, 1.0, True),
-        (2.3, 0.3, 3.0, True),  # validation has become worse
-        (2.3, 0.3, None, False),
-        (2.30, 2.31, 2.31, False),  # nothing was learned at all
-        (2.3, 2.3, 2.4, False),
-        (2.3, 2.0, 2.4, False),  # too little was learned to tell
-        (2.3, math.inf, math.inf, False),
+        (outcome(2.0, 1.5, 1.0), 0.0, 0.75),  # not asked for
+        (replace(outcome(2.0, 1.5, 1.0), unseen=Validation(1.6)), 0.3, 0.75),
+        (replace(outcome(2.0, 0.5, 1.0), unseen=Validation(0.6)), -0.2, 0.25),  # seen before: it knows them
+        (outcome(2.0, 1.5, None), 0.0, 0.75),
+        (replace(outcome(-1.0, -3.0, -2.5), unseen=Validation(-2.0)), 0.0, 0.0),  # below 0 shares mean nothing
     ],
 )
-def test_learned_by_heart(first, train, val, by_heart):
-    """By heart: the training loss fell by a fifth or more, the validation loss by less than 80 % of that."""
-    assert outcome(first, train, val).learned_by_heart(0.2) is by_heart
-
-
-@given(st.integers(1, 400), st.integers(8, 200), st.floats(1.5, 20))
-def test_repeats_as_often_as_the_run(per_epoch, steps, times):
-    """A pilot that repeats goes over its groups as often as the run goes over all of its own, within what whole
-    groups allow."""
-    total = int(steps * times)
-    exact = steps * per_epoch / total
-
-    groups = repeated_groups(per_epoch, steps=steps, total_steps=total)
-
-    assert abs(groups - exact) <= 0.5 or (groups == 1 and exact < 1)
+def test_says_what_is_left_to_learn_by_heart(one, wrong, left):
+    """How much worse data that come next are than the validation set, and how much training loss is left: shares of
+    what they began with."""
+    assert one.wrong == pytest.approx(wrong)
+    assert one.left == pytest.approx(left)
 
 
 def test_an_error_lets_the_workers_go(make):
