@@ -49,8 +49,8 @@ USUAL = {"RMSprop": 1e-3, "Adagrad": 0.2}
 USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
 # Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
 CLIFF_MARGIN = 10**0.25
-# The best peak lay within so many decades below and above the pick in 80 % of the design tasks of the regret study;
-# further away where the pick was lowered for what the run will learn by heart.
+# The best peak lay within so many decades below and above the pick in more than 80 % of the design tasks of the regret
+# study.
 BELOW, ABOVE = 0.48, 0.72
 
 
