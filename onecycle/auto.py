@@ -139,7 +139,7 @@ def pick_with_curve(
     number, steps = _pilots(left, total_steps)
     if number == 0:
         return Pick(replace(_alone(swept, refusal, curve), steps_used=swept_steps), curve, ())
-    unseen = _unseen(work, per_epoch) if epochs > WRONG_EPOCHS else 0
+    unseen = _unseen(work, per_epoch) if work.val_loader is not None and epochs > WRONG_EPOCHS else 0
     shape = OneCycle(max_lr=None) if cycle is None else cycle
     begin = _usual(work) if swept is None else swept.lr
     pilots: list[Pilot] = []

@@ -301,7 +301,7 @@ def test_lowered_for_what_many_epochs_learn_by_heart(make, monkeypatch, train, u
 
     unseen_loss = unseen
     monkeypatch.setattr(auto, "run_pilot", judged)
-    work = make(**CHEAP)
+    work = make(**CHEAP | {"val": True})
     per_epoch = work.steps_per_epoch
 
     few, many = picked(work, 6 * per_epoch), picked(work, 60 * per_epoch)
@@ -311,6 +311,14 @@ def test_lowered_for_what_many_epochs_learn_by_heart(make, monkeypatch, train, u
     assert "learn by heart" not in few.suggestion.evidence
     best = min(many.pilots, key=lambda pilot: pilot.loss)
     assert (many.suggestion.lr < best.max_lr / 2) is lowered
+
+
+def test_without_a_validation_set_there_is_nothing_to_compare_with(make, monkeypatch):
+    """Then pilots look at no further data: a workload may have no way to evaluate."""
+    work = make(**CHEAP)
+    monkeypatch.setattr(work, "evaluate", None)
+
+    assert all(pilot.unseen is None for pilot in picked(work, 60 * work.steps_per_epoch).pilots)
 
 
 def test_looks_at_enough_samples(make):
