@@ -43,6 +43,9 @@ end as that end). After it two things changed: a pick no longer goes beyond the 
 points of a task; and of equal peaks the higher one is taken where hardly anything was learned, which was chosen on \
 the design tasks. So the held-out lines of these two rows flatter them a little.
 
+Answers of rows whose rules have not changed (all but `auto` and `refine`) on the design tasks, and their runs beyond \
+the grids, are those of the study before, of 2026-11-23; every grid was run anew.
+
 Regret: points (of 100; accuracy, or R^2 x 100) between the mean score of the grid's best `max_lr` and that of the \
 pick, read off the grid (4 rates a decade, 3 seeds each) between its points in log lr; a pick outside the grid is \
 run for itself, with the weights and batches of its sweep's seed. It can be negative there. Per task the mean over \
