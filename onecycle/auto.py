@@ -74,7 +74,7 @@ def pick_max_lr(
 ) -> Suggestion:
     """Return the peak for a cycle; the workload is left bit for bit as it was.
 
-    A short range test says where to look. Two or three pilots, cycles as long as the budget allows that stay at their
+    A short range test says where to look. Two to five pilots, cycles as long as the budget allows that stay at their
     peaks, all from the same weights on the same batches, say what is best there: where there is a ``val_loader`` by
     validation loss, and in equal parts by the accuracy where the workload measures one (the first of its metrics with
     ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). What a run of many epochs learns by
@@ -217,9 +217,9 @@ def _budget(total_steps: int, method: Method) -> int:
 
 def _pilots(left: int, total_steps: int) -> tuple[int, int]:
     """Return how many pilots, and how many steps each, for what is left of the budget."""
-    least = PILOT_SHARE * total_steps
+    least = math.ceil(PILOT_SHARE * total_steps)
     number = PILOTS if left // PILOTS >= max(SHORT_PILOT, least) else FEWEST_PILOTS
-    number = max(number, min(int(left / max(LONG_PILOT, least)), MOST_PILOTS))
+    number = max(number, min(left // max(LONG_PILOT, least), MOST_PILOTS))
     steps = left // number
     return (number, steps) if steps >= MIN_PILOT else (0, 0)
 

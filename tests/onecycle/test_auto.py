@@ -203,7 +203,7 @@ def test_pilots_fit_into_what_is_left(left, total_steps):
     assert number * steps <= left
     assert number == 0 or (2 <= number <= 5 and steps >= 8)
     assert (number > 0) == (left >= 16)
-    assert number < 3 or steps >= max(24, int(0.05 * total_steps))
+    assert number < 3 or steps >= max(24, 0.05 * total_steps)
     assert number < 4 or steps >= 50
 
 
@@ -443,9 +443,22 @@ def test_a_stream_that_cannot_be_rewound_is_warned_of(make):
     assert any("stream that cannot be rewound" in warning for warning in pick(work).warnings)
 
 
-def test_every_pilot_diverged(make, monkeypatch):
+@pytest.mark.parametrize(
+    "val",
+    [
+        True,
+        pytest.param(
+            False,
+            marks=pytest.mark.xfail(
+                reason="the loss explodes in the first three steps, whose mean counts as that of the untrained model; "
+                "without a validation set nothing contradicts"
+            ),
+        ),
+    ],
+)
+def test_every_pilot_diverged(make, monkeypatch, val):
     """Where even the lowest pilot diverges, the pick lies half a decade below it, not at a peak known to fail."""
-    work = make(**CHEAP | {"val": True})
+    work = make(**CHEAP | {"val": val})
     steep = told(2.3 - 1.8 / (1 + (1e8 / np.geomspace(1e4, 1e12, 60)) ** 1.5), lr=np.geomspace(1e4, 1e12, 60))
     monkeypatch.setattr(auto, "range_test", lambda *_, **__: steep)
 
