@@ -13,7 +13,7 @@ from torch import nn
 from experiments import oracle
 from experiments.oracle import Oracle, RunResult, fingerprint, grid_lr, grid_position, run_cycle, wanted
 from experiments.tasks import TASKS, data
-from experiments.tasks.held_out_data import boards, confused, wrong
+from experiments.tasks.assorted_data import boards, confused, wrong
 from experiments.tasks.images import body_and_head
 from experiments.tasks.nets import mlp
 from experiments.tasks.optimizers import adagrad, sgd

@@ -1,4 +1,4 @@
-"""Data of the held-out tasks: made-up tables, images with wrong or few labels, code and text as tokens."""
+"""Data of the tasks of ``assorted``: made-up tables, images with wrong or few labels, code and text as tokens."""
 
 from __future__ import annotations
 
