@@ -232,7 +232,7 @@ def pretrained_on_mnist() -> nn.Module:
 # Sequences
 
 
-def _stretches(codes: Sequence[int], length: int, train: int) -> Split:
+def stretches(codes: Sequence[int], length: int, train: int) -> Split:
     """Stretches of ``length`` codes and, as targets, the next code at every place; every sixth 50 validate."""
     windows = torch.tensor(codes).unfold(0, length + 1, length + 1)
     validate = torch.arange(len(windows)) // 50 % 6 == 5
@@ -247,7 +247,7 @@ def words(length: int, train: int) -> Split:
 
     found = re.findall("[a-z]+|[.,:()]", "\n".join(topics[key] for key in sorted(topics)).lower())
     known = {word: number for number, (word, _) in enumerate(Counter(found).most_common(WORDS - 1), start=1)}
-    return _stretches([known.get(word, 0) for word in found], length, train)
+    return stretches([known.get(word, 0) for word in found], length, train)
 
 
 @functools.cache
@@ -263,7 +263,7 @@ def code_tokens(length: int, train: int) -> Split:
     ]
     common = Counter(each for each in found if each[0] not in (*alone, token.STRING)).most_common(TOKENS - 8)
     known = {each: number for number, (each, _) in enumerate(common, start=8)}
-    return _stretches([known.get(each, kinds.index(each[0])) for each in found], length, train)
+    return stretches([known.get(each, kinds.index(each[0])) for each in found], length, train)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 
 from experiments.tasks.task import MakeOptimizer
 
@@ -53,3 +53,8 @@ def nadam(**settings: Any) -> MakeOptimizer:
 def adamax(**settings: Any) -> MakeOptimizer:
     """Adamax at lr 2e-3."""
     return partial(Adamax, lr=2e-3, **settings)
+
+
+def adadelta(**settings: Any) -> MakeOptimizer:
+    """Adadelta at lr 1: no momentum that OneCycle could turn on."""
+    return partial(Adadelta, lr=1.0, **settings)
