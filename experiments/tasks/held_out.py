@@ -17,13 +17,14 @@ from experiments.tasks.held_out_data import (
     curve,
     docstrings,
     mackey_glass,
+    other_half,
     pendulum,
-    pretrained_on_cifar,
-    pretrained_on_digits,
+    pretrained_cnnbn,
+    pretrained_vit,
     syntax,
     trees,
 )
-from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, fine_tuning, images
+from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, images
 from experiments.tasks.nets import CharRNN, CharTransformer, ResNet, RowRNN, Tagger, cnn, conv_autoencoder, mlp
 from experiments.tasks.optimizers import adadelta, adagrad, adam, adamw, nesterov, rmsprop, sgd
 from experiments.tasks.tabular import SKLEARN
@@ -56,16 +57,6 @@ _WRITTEN: list[Task] = [
         lambda: mlp(64, 100, 10),
         sgd(),
         32,
-        needs=SKLEARN,
-    ),
-    task(
-        "digits-finetune-adam-b16-groups",
-        300,
-        functools.partial(fine_tuning, "digits", 96),
-        pretrained_on_digits,
-        adam(),
-        16,
-        groups=body_and_head(1e-4, 1e-3),
         needs=SKLEARN,
     ),
     task(
@@ -105,13 +96,14 @@ _WRITTEN: list[Task] = [
         needs=MNIST,
     ),
     task(
-        "fashion-logistic-sgd-b100",
-        800,
-        functools.partial(images, "FashionMNIST"),
-        lambda: mlp(196, 10),
-        sgd(),
-        100,
-        needs=FASHION,
+        "mnist500-finetune-vit-adamw-b32-groups",
+        200,
+        functools.partial(other_half, "MNIST", 500),
+        functools.partial(pretrained_vit, "MNIST"),
+        adamw(),
+        32,
+        groups=body_and_head(1e-4, 1e-3),
+        needs=MNIST,
     ),
     task(
         "fashion-mlp-sgd0-b64",
@@ -169,6 +161,15 @@ _WRITTEN: list[Task] = [
         needs=FASHION,
     ),
     task(
+        "cifar-logistic-sgd-b100",
+        500,
+        functools.partial(images, "CIFAR-10"),
+        lambda: mlp(768, 10),
+        sgd(),
+        100,
+        needs=CIFAR,
+    ),
+    task(
         "cifar-cnnbn-nesterov-b128",
         200,
         functools.partial(images, "CIFAR-10"),
@@ -206,10 +207,10 @@ _WRITTEN: list[Task] = [
         needs=CIFAR,
     ),
     task(
-        "cifar-finetune-nesterov-b32-groups",
+        "cifar1k-finetune-nesterov-b32-groups",
         200,
-        functools.partial(fine_tuning, "CIFAR-10", 1000),
-        pretrained_on_cifar,
+        functools.partial(other_half, "CIFAR-10", 1000),
+        functools.partial(pretrained_cnnbn, "CIFAR-10"),
         nesterov(),
         32,
         groups=body_and_head(0.01, 0.1),

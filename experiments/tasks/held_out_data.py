@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from experiments.tasks import data
 from experiments.tasks.assorted_data import stretches
 from experiments.tasks.images import images
-from experiments.tasks.nets import cnn, mlp
+from experiments.tasks.nets import VisionTransformer, cnn
 from experiments.tasks.tabular import flipped, split_rows
 from experiments.tasks.task import Split
 from experiments.tasks.text import MODULES, encode, source
@@ -132,25 +132,37 @@ def boxes(train: int) -> Split:
     )
 
 
-def _small_cnnbn() -> nn.Sequential:
+@functools.cache
+def other_half(name: str, train: int) -> Split:
+    """``train`` images of the classes 5 to 9 (as 0 to 4), those that ``pretrained_*`` has not seen."""
+    split = images(name)
+    parts: list[Tensor] = []
+    for x, y in ((split.train_x, split.train_y), (split.val_x, split.val_y)):
+        places = (y >= 5).nonzero()[:, 0]
+        places = places[torch.from_numpy(default_rng(69).permutation(len(places)))]
+        parts += [x[places], y[places] - 5]
+    return Split(parts[0][:train], parts[1][:train], *parts[2:])
+
+
+def _small_cnnbn() -> nn.Module:
     return cnn(3, 12, 5, size=16, batch_norm=True)
 
 
-def _small_mlp() -> nn.Sequential:
-    return mlp(64, 128, 5)
+def _small_vit() -> nn.Module:
+    return VisionTransformer(1, 14, 7, 32, 2, 5)
 
 
-def pretrained_on_cifar() -> nn.Module:
-    """Return a CNN with BatchNorm trained on the first half of CIFAR-10's classes, with a fresh head."""
-    return _pretrained("CIFAR-10", "cnnbn", _small_cnnbn)
+def pretrained_cnnbn(name: str) -> nn.Module:
+    """Return a CNN with BatchNorm trained on the first half of the classes, with a fresh head."""
+    return _pretrained(name, "cnnbn", _small_cnnbn)
 
 
-def pretrained_on_digits() -> nn.Module:
-    """Return an MLP trained on the digits 0 to 4, with a fresh head."""
-    return _pretrained("digits", "mlp", _small_mlp)
+def pretrained_vit(name: str) -> nn.Module:
+    """Return a vision transformer trained on the first half of the classes, with a fresh head."""
+    return _pretrained(name, "vit", _small_vit)
 
 
-def _pretrained(name: str, kind: str, make: Callable[[], nn.Sequential]) -> nn.Sequential:
+def _pretrained(name: str, kind: str, make: Callable[[], nn.Module]) -> nn.Module:
     net = make()
     head = {key: tensor.clone() for key, tensor in list(net.state_dict().items())[-2:]}
     net.load_state_dict(_pretraining(name, kind, make) | head)
@@ -158,7 +170,7 @@ def _pretrained(name: str, kind: str, make: Callable[[], nn.Sequential]) -> nn.S
 
 
 @functools.cache
-def _pretraining(name: str, kind: str, make: Callable[[], nn.Sequential]) -> dict[str, Tensor]:
+def _pretraining(name: str, kind: str, make: Callable[[], nn.Module]) -> dict[str, Tensor]:
     def train() -> dict[str, Tensor]:
         split = images(name)
         inside = split.train_y < 5
