@@ -87,12 +87,12 @@ _WRITTEN: list[Task] = [
         needs=MNIST,
     ),
     task(
-        "mnist100-resnet-nesterov-b10",
-        200,
-        functools.partial(images, "MNIST", 100),
+        "mnist250-resnet-nesterov-b16",
+        250,
+        functools.partial(images, "MNIST", 250),
         lambda: ResNet(1, (8, 16), 10),
         nesterov(),
-        10,
+        16,
         needs=MNIST,
     ),
     task(

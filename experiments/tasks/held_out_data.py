@@ -86,7 +86,7 @@ def pendulum(train: int) -> Split:
 
 @functools.cache
 def bikes(train: int) -> Split:
-    """Log of the bicycles hired in an hour, made up, from hour, day, weather and holiday as they come: -12 to 365."""
+    """Log of the bicycles hired in an hour, made up, from hour, day, weather and holiday as they come: -10 to 365."""
     rng = default_rng(62)
     count = train + 3000
     hour, day = rng.integers(24, size=count), rng.integers(1, 366, count)

@@ -14,6 +14,7 @@ from experiments import oracle
 from experiments.oracle import Oracle, RunResult, fingerprint, grid_lr, grid_position, run_cycle, wanted
 from experiments.tasks import TASKS, data
 from experiments.tasks.assorted_data import boards, confused, wrong
+from experiments.tasks.held_out_data import brackets, syntax
 from experiments.tasks.images import body_and_head
 from experiments.tasks.nets import mlp
 from experiments.tasks.optimizers import adagrad, sgd
@@ -101,6 +102,31 @@ def test_boards_are_those_of_the_uci_repository():
 
     assert len(rows.unique(dim=0)) == len(rows) == 958
     assert int(split.train_y.sum() + split.val_y.sum()) == 626
+
+
+def test_the_innermost_open_bracket_is_the_last_that_was_not_closed():
+    """Read from the right: closing brackets on the way skip as many opening ones."""
+    split = brackets(20, 50)
+    for tokens, targets in zip(split.train_x.tolist(), split.train_y.tolist(), strict=True):
+        for place in range(20):
+            closed, expected = 0, 0
+            for token in tokens[place::-1]:
+                if token and not closed:
+                    expected = token
+                    break
+                closed += -1 if token else 1
+            assert targets[place] == expected
+
+
+def test_characters_of_code_are_tagged_in_their_place():
+    """Blanks outside strings and comments are of kind 0, letters never; quotes are of a string or a comment."""
+    split = syntax(24, 8000)
+    codes, kinds = split.train_x.flatten(), split.train_y.flatten()
+
+    assert set(kinds.tolist()) == {0, 1, 2, 3, 4, 5}
+    assert set(kinds[codes == 0].tolist()) == {0, 4, 5}
+    assert set(kinds[(codes >= ord("a") - 32) & (codes <= ord("z") - 32)].tolist()) <= {1, 2, 3, 4, 5}
+    assert set(kinds[codes == ord('"') - 32].tolist()) == {4, 5}
 
 
 def test_a_task_whose_data_are_absent_says_so(monkeypatch, tmp_path):
