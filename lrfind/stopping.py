@@ -33,6 +33,7 @@ class StopRule:
 
     Args:
         stop_factor: Above 0; ``math.inf`` stops on non-finite losses alone.
+        ceiling: A median of 5 above this has diverged whatever it fell by, in the first steps too.
 
     >>> rule = StopRule(stop_factor=2.0)
     >>> losses = [2.3, 2.3, 2.2, 2.1, 1.8, 1.5, 1.2, 1.0, 0.9, 0.9, 1.5, 4.0, 9.0, 30.0]
@@ -40,13 +41,14 @@ class StopRule:
     [None, None, 'diverged']
     """
 
-    def __init__(self, stop_factor: float) -> None:
+    def __init__(self, stop_factor: float, *, ceiling: float = math.inf) -> None:
         if not stop_factor > 0:
             raise ValueError(
                 f"stop_factor must be above 0; got {stop_factor!r}. It is how many times its fall the loss may rise "
                 "again before the sweep stops; math.inf turns that off."
             )
         self.stop_factor = stop_factor
+        self.ceiling = ceiling
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._differences: list[float] = []
         self._previous = math.nan
@@ -70,6 +72,8 @@ class StopRule:
         if len(recent) < WINDOW:
             return None
         level = sorted(recent)[WINDOW // 2]
+        if level > self.ceiling:
+            return "diverged"
         if math.isnan(self._start):
             self._start = level
         self._best = min(self._best, level)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from torch import optim
+
 from lrfind.batches import rewinds
 from lrfind.curve import LRCurve, NoSuggestion
 from lrfind.groups import lr_ratios
@@ -20,9 +22,9 @@ from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
 from onecycle.ageing import ageing
 from onecycle.epochs import WRONG_EPOCHS, too_high
-from onecycle.pilot import Pilot, run_pilot, validated
+from onecycle.pilot import Pilot, Plan, ceiling, run_pilot, validated
 from onecycle.schedule import OneCycle
-from onecycle.search import STEP, cautious, climb, near_cliff
+from onecycle.search import STEP, between, climb, leader, near_cliff
 from onecycle.speculation import LossAt, upcoming
 
 Method = Literal["auto", "refine"]
@@ -47,11 +49,16 @@ UNSEEN_BATCHES, UNSEEN_SAMPLES = 10, 512
 # Where the range test has no answer the pilots begin here: the middle of what suits these optimizers.
 USUAL = {"RMSprop": 1e-3, "Adagrad": 0.2}
 USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
+# With these, which scale their steps themselves, a rate means nearly the same whatever the size of the loss: a range
+# test that points to more than so many times the usual one has been misled.
+SCALE_THEMSELVES = (optim.Adagrad, optim.Adam, optim.Adamax, optim.AdamW, optim.NAdam, optim.RAdam, optim.RMSprop)
+HIGHEST_BEGIN = 10.0
 # Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
 CLIFF_MARGIN = 10**0.25
 # The best peak lay within so many decades below and above the pick in more than 80 % of the design tasks of the regret
-# study.
-BELOW, ABOVE = 0.48, 0.72
+# study; where it was lowered for many epochs, or rests on the highest or lowest peak tried, within these.
+BELOW, ABOVE = 0.45, 0.75
+UNSURE_BELOW, UNSURE_ABOVE = 0.8, 0.9
 
 
 @dataclass(frozen=True)
@@ -140,13 +147,18 @@ def pick_with_curve(
     if number == 0:
         return Pick(replace(_alone(swept, refusal, curve), steps_used=swept_steps), curve, ())
     unseen = _unseen(work, per_epoch) if work.val_loader is not None and epochs > WRONG_EPOCHS else 0
-    shape = OneCycle(max_lr=None) if cycle is None else cycle
-    begin = _usual(work) if swept is None else swept.lr
+    begin = _begin(work, swept)
     pilots: list[Pilot] = []
     run: dict[float, Pilot] = {}  # those of other ranks too, that the search has not asked for yet
     spent = 0
     with preserve(work) as start, Bar("pilots", steps * number, shown=progress) as bar:
-        before = validated(work, steps)
+        plan = Plan(
+            OneCycle(max_lr=None) if cycle is None else cycle,
+            steps,
+            unseen=unseen,
+            before=validated(work, steps),
+            ceiling=ceiling(curve.loss.tolist()),
+        )
 
         def search(loss_at: LossAt) -> dict[float, float]:
             return climb(loss_at, begin, MOST_PILOTS)
@@ -158,10 +170,7 @@ def pick_with_curve(
                     return None
                 peaks = [max_lr] if others.size == 1 else upcoming(search, _losses(run.values()), others.size)
                 mine = peaks[others.rank : others.rank + 1]
-                own = [
-                    run_pilot(work, start, shape, peak, steps=steps, unseen=unseen, before=before, bar=bar)
-                    for peak in mine
-                ]
+                own = [run_pilot(work, start, plan, peak, bar) for peak in mine]
                 side_by_side = [pilot for each in others.gather(own) for pilot in each]
                 run.update({pilot.max_lr: pilot for pilot in side_by_side})
                 spent += max(pilot.steps for pilot in side_by_side)
@@ -169,7 +178,7 @@ def pick_with_curve(
             return _losses([run[max_lr]])[max_lr]
 
         losses = search(loss_at)
-    best = next(pilot for pilot in pilots if pilot.max_lr == cautious(losses, pilots[0].start))
+    best = run[leader(losses, pilots[0].start)]
     suggestion = _decided(best, pilots, swept, work, total_steps=total_steps, method=method, epochs=epochs)
     if suggestion is None:
         suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}", curve))
@@ -274,6 +283,21 @@ def _usual(work: Workload) -> float:
     return USUAL.get(name, USUAL_ADAPTIVE if adaptive else USUAL_SGD)
 
 
+def _begin(work: Workload, swept: Suggestion | None) -> float:
+    """Return the first peak to try."""
+    if swept is None:
+        return _usual(work)
+    return min(swept.lr, HIGHEST_BEGIN * _usual(work)) if isinstance(work.optimizer, SCALE_THEMSELVES) else swept.lr
+
+
+def _capacity(work: Workload) -> float:
+    """Return the parameters to train for each training sample; inf where their number is unknown."""
+    if work.steps_per_epoch is None or work.batch_size is None:
+        return math.inf
+    samples = work.steps_per_epoch * work.batch_size * work.accumulation_steps * work.ranks.size
+    return sum(weight.numel() for weight in work.model.parameters() if weight.requires_grad) / samples
+
+
 def _decided(
     best: Pilot,
     pilots: list[Pilot],
@@ -294,10 +318,10 @@ def _decided(
         ", ".join(f"{pilot.max_lr:.2g}: {pilot.loss:.4g}" for pilot in sorted(pilots, key=lambda pilot: pilot.max_lr))
     )
     evidence += f"), begun at the {swept.lr:.2g} of a range test" if swept is not None else "), without a range test"
-    between = min(pilot.max_lr for pilot in pilots) < best.max_lr < max(pilot.max_lr for pilot in pilots)
+    inside = min(pilot.max_lr for pilot in pilots) < best.max_lr < max(pilot.max_lr for pilot in pilots)
     warnings = (
         []
-        if swept is not None or between
+        if swept is not None or inside
         else [
             f"The range test gave no answer; the pilots began at {pilots[0].max_lr:.2g}, where {_usual(work):.2g} is "
             f"usual for {type(work.optimizer).__name__}. Look at its curve before a long run."
@@ -308,9 +332,10 @@ def _decided(
             "The loader reads a stream that cannot be rewound: each pilot saw other batches, which blurs their "
             "comparison, and training will not see those again. Pass a loader that starts anew at each pass."
         )
-    lr = best.max_lr
-    decades = too_high(epochs, wrong=best.wrong, left=best.left)
-    cliff = near_cliff(_losses(pilots), lr, best.start)
+    losses = _losses(pilots)
+    lr = between(losses, best.start)
+    decades = too_high(epochs, wrong=best.wrong, left=best.left, capacity=_capacity(work))
+    cliff = near_cliff(losses, best.max_lr, best.start)
     if decades:
         evidence += f"; lowered from {lr:.2g}, for what {epochs:.0f} epochs learn by heart ({_by_heart(best)})"
         lr /= max(10**decades, CLIFF_MARGIN if cliff else 1.0)
@@ -323,10 +348,11 @@ def _decided(
         moved, change = ("raised", "shrink") if age < 1 else ("lowered", "grow")
         evidence += f"; {moved} from {lr:.2g}, since {type(work.optimizer).__name__}'s steps {change} with their number"
         lr, failed = lr / age, [peak / age for peak in failed]
+    below, above = (BELOW, ABOVE) if inside and not decades else (UNSURE_BELOW, UNSURE_ABOVE)
     return Suggestion(
         lr,
-        low=lr / 10**BELOW,
-        high=min([lr * 10**ABOVE, *failed]),
+        low=lr / 10**below,
+        high=min([lr * 10**above, *failed]),
         rule=method,
         warnings=tuple(warnings),
         group_lrs=tuple(lr * ratio for ratio in lr_ratios(work.optimizer)),

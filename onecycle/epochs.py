@@ -12,9 +12,11 @@ WRONG, WRONG_EPOCHS, WRONG_POWER = (0.05, 0.1), 6, 1.25
 LEFT, LEFT_EPOCHS, LEFT_POWER = (0.3, 0.5), 12, 1.0
 # By no more decades than this.
 MOST = 1.5
+# A model with so few parameters a sample learns nothing by heart; one with as many as the second does.
+CAPACITY = (1.0, 2.5)
 
 
-def too_high(epochs: float, *, wrong: float, left: float) -> float:
+def too_high(epochs: float, *, wrong: float, left: float, capacity: float = math.inf) -> float:
     """Return by how many decades the best peak of short pilots is too high for a run of ``epochs``.
 
     A pilot sees its data a few times at most. What it cannot learn then, wrong labels above all, a run of many epochs
@@ -25,6 +27,7 @@ def too_high(epochs: float, *, wrong: float, left: float) -> float:
         wrong: By how much the loss on training data hardly seen is above that on the validation set, as a share of
             the latter before the first step; negative where it is below.
         left: Share of the training loss that is left at a pilot's end.
+        capacity: Parameters of the model for each training sample.
 
     Source:
         Fitted to the design tasks of ``experiments.regret``.
@@ -33,14 +36,16 @@ def too_high(epochs: float, *, wrong: float, left: float) -> float:
     (0.0, 0.0)
     >>> round(too_high(40, wrong=0.2, left=0.7), 2), round(too_high(40, wrong=0.0, left=0.7), 2)
     (1.03, 0.52)
+    >>> too_high(40, wrong=0.2, left=0.7, capacity=0.8)
+    0.0
     """
-    return min(
-        MOST,
-        max(
-            WRONG_POWER * _beyond(epochs, WRONG_EPOCHS) * _ramp(wrong, *WRONG),
-            LEFT_POWER * _beyond(epochs, LEFT_EPOCHS) * _ramp(left, *LEFT),
-        ),
+    decades = max(
+        WRONG_POWER * _beyond(epochs, WRONG_EPOCHS) * _ramp(wrong, *WRONG),
+        LEFT_POWER * _beyond(epochs, LEFT_EPOCHS) * _ramp(left, *LEFT),
     )
+    few, enough = CAPACITY
+    by_heart = min(max(math.log(capacity / few) / math.log(enough / few), 0.0), 1.0) if capacity > 0 else 0.0
+    return min(MOST, decades * by_heart)
 
 
 def _beyond(epochs: float, few: float) -> float:

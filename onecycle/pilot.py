@@ -16,7 +16,7 @@ from lrfind.groups import get_momentum
 from lrfind.metrics import share_of_hits
 from lrfind.preserve import Snapshot
 from lrfind.progress import Bar
-from lrfind.stopping import MEDIAN_DIFFERENCE, StopRule
+from lrfind.stopping import MEDIAN_DIFFERENCE, NOISE_FLOOR, WINDOW, StopRule
 from lrfind.sweep import BLOCK
 from lrfind.workload import Workload
 from onecycle.schedule import OneCycle
@@ -68,6 +68,21 @@ def _judged(work: Workload, loader: Iterable[Batch], batches: int) -> Validation
     return Validation(values["loss"], values[hits] if hits is not None and counted else None)
 
 
+def ceiling(losses: Sequence[float]) -> float:
+    """Return the training loss above which a pilot is not worth going on with, by the losses of a range test.
+
+    It has risen above its start by twice as much as the range test fell, and by more than the noise; ``inf`` where
+    that never fell.
+
+    >>> ceiling([2.0, 2.0, 2.0, 1.8, 1.5, 1.2, 1.0, 1.0, 1.0, 3.0, 9.0])
+    4.0
+    """
+    known = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    start, noise = _first(known), _noise([loss for loss in known[: len(known) // 2] if loss < math.inf])
+    fall = start - min(median(known[at : at + WINDOW]) for at in range(max(1, len(known) - WINDOW + 1)))
+    return start + max(STOP_FACTOR * fall, NOISE_FLOOR * noise) if noise < fall < math.inf else math.inf
+
+
 @dataclass(frozen=True)
 class Pilot:
     """Outcome of one pilot.
@@ -101,6 +116,7 @@ class Pilot:
 
         Where hits are counted too, the mean of that loss and of the share of misses left, in units of the loss before
         the first step: the loss alone rises long before the accuracy falls, where a model grows sure of its errors.
+        Above that of the untrained model a loss says how sure the model is, hardly how good, and counts as that.
         """
         if self.validation is None or self.before is None:
             return self.train_loss
@@ -108,9 +124,7 @@ class Pilot:
         worst, guessed = self.before.loss, self.before.hits
         if hits is None or guessed is None or not (guessed < 1 and worst > 0 and loss < math.inf):
             return loss
-        # Above that of the untrained model a loss says how sure the model is, hardly how good: its logarithm is enough.
-        loss = loss if loss <= worst else worst * (1 + math.log(loss / worst))
-        return (loss + worst * (1 - hits) / (1 - guessed)) / 2
+        return (min(loss, worst) + worst * (1 - hits) / (1 - guessed)) / 2
 
     @property
     def start(self) -> float:
@@ -154,44 +168,51 @@ class Pilot:
         return (self.unseen.loss - self.validation.loss) / self.before.loss
 
 
-def run_pilot(
-    work: Workload,
-    start: Snapshot,
-    shape: OneCycle,
-    max_lr: float,
-    *,
-    steps: int,
-    unseen: int,
-    before: Validation | None,
-    bar: Bar,
-) -> Pilot:
+@dataclass(frozen=True)
+class Plan:
+    """What the pilots of a search have in common.
+
+    Attributes:
+        shape: Shape of the real cycle, whose slopes and momentum a pilot takes.
+        steps: Optimizer steps.
+        unseen: Groups of batches to look at after the last step, for ``Pilot.unseen``; 0: none.
+        before: What ``validated`` says where they begin.
+        ceiling: A training loss that stays above this has diverged.
+    """
+
+    shape: OneCycle
+    steps: int
+    unseen: int = 0
+    before: Validation | None = None
+    ceiling: float = math.inf
+
+
+def run_pilot(work: Workload, start: Snapshot, plan: Plan, max_lr: float, bar: Bar) -> Pilot:
     """Go back to ``start`` and train one short cycle.
 
     Args:
         work: What to train; left as the pilot leaves it.
         start: Where every pilot begins, batches and random numbers included, so that they differ in the peak alone.
-        shape: Shape of the real cycle, whose slopes and momentum the pilot takes.
+        plan: The rest that they share.
         max_lr: Peak of the pilot.
-        steps: Optimizer steps.
-        unseen: Groups of batches to look at after its last step, for ``Pilot.unseen``; 0: none.
-        before: What ``validated`` says at ``start``.
         bar: Progress.
     """
     start.restore()
     with work.training():
-        pilot = _train(work, shape, max_lr, steps, unseen, bar)
-    if before is None:
+        pilot = _train(work, plan, max_lr, bar)
+    if plan.before is None:
         return pilot
-    validation = validated(work, steps) if math.isfinite(pilot.train_loss) else None
+    validation = validated(work, plan.steps) if math.isfinite(pilot.train_loss) else None
     if validation is None or not math.isfinite(validation.loss):
         validation = Validation(math.inf)
-    return replace(pilot, validation=validation, before=before)
+    return replace(pilot, validation=validation, before=plan.before)
 
 
-def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, unseen: int, bar: Bar) -> Pilot:
+def _train(work: Workload, plan: Plan, max_lr: float, bar: Bar) -> Pilot:
+    steps = plan.steps
     slope = max(1, round(SLOPE * steps))
-    scheduler = _slopes(work, shape, max_lr, slope).scheduler(work.optimizer)
-    rule = StopRule(STOP_FACTOR)
+    scheduler = _slopes(work, plan.shape, max_lr, slope).scheduler(work.optimizer)
+    rule = StopRule(STOP_FACTOR, ceiling=plan.ceiling)
     losses: list[float] = []
     unread: list[Tensor] = []
     block, taken = _block(work), 0
@@ -211,7 +232,7 @@ def _train(work: Workload, shape: OneCycle, max_lr: float, steps: int, unseen: i
                 if rule.after(loss) is not None:
                     return Pilot(max_lr, taken, _first(losses), math.inf, -math.inf, math.inf)
             unread.clear()
-        following = [batch for group in islice(stream, unseen) for batch in group]
+        following = [batch for group in islice(stream, plan.unseen) for batch in group]
         judged = _judged(work, following, len(following)) if following and math.isfinite(losses[-1]) else None
     first_loss, tail = _first(losses), max(1, round(TAIL * len(losses)))
     train_loss = _or_inf(fmean(losses[-tail:]))

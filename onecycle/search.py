@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 
 # First step away from where the search began, in decades.
 STEP = 0.5
-# Losses that differ by less than this share of their fall, or of themselves where they stay above 0, are the same: the
-# lower peak is the safer one. (Of themselves, because a loss near 0 has fallen far whatever the peak.)
-TIE = 0.03
+# A peak counts e times less for each such share of the best fall, or of the lowest loss where that is above 0 and
+# smaller, by which its loss is above the lowest. (Of the loss, because one near 0 has fallen far whatever the peak.)
+NEAR = 0.05
+# The answer lies so many decades below their mean: too high a peak costs more than too low a one.
+CAUTION = 0.05
 # A peak at which less than this share of the best fall is left has failed.
-FAILED = 0.4
+FAILED = 0.5
 # Where the best fall is less than this share of the start hardly anything was learned: then losses that differ by less
 # than this share of the start are the same, and the higher peak is the one that will get further.
-LITTLE, LITTLE_TIE = 0.1, 0.01
+LITTLE, LITTLE_TIE = 0.15, 0.01
 # Two peaks nearer to each other than this, in decades, are the same.
 SAME = 0.1
 
@@ -59,22 +61,37 @@ def lowest(losses: Mapping[float, float]) -> float:
     return min(losses, key=lambda lr: (losses[lr], lr))
 
 
-def cautious(losses: Mapping[float, float], start: float) -> float:
-    """Return the lowest peak whose loss is the lowest, give or take 3 %: of the fall from ``start``, or of itself.
+def leader(losses: Mapping[float, float], start: float) -> float:
+    """Return the peak to go by: that of the lowest loss; where hardly anything was learned the highest of equals.
 
-    Where no loss has fallen by a tenth, of equal ones (give or take 1 % of ``start``) the highest: what has hardly
-    begun to learn says only which peaks it bears.
+    Hardly anything: no loss has fallen by 15 % of ``start``. Equal is then what differs by 1 % of it: it says no more
+    than which peaks the model bears.
 
-    >>> cautious({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0), cautious({0.1: 0.96, 0.3: 0.965, 1.0: 0.99}, start=1.0)
-    (0.1, 0.3)
+    >>> leader({0.1: 0.51, 0.3: 0.5, 0.03: 0.8}, start=1.0), leader({0.1: 0.96, 0.3: 0.965, 1.0: 0.99}, start=1.0)
+    (0.3, 0.3)
     """
     best = losses[lowest(losses)]
-    if not (math.isfinite(best) and math.isfinite(start)):
+    if not _little(best, start):
         return lowest(losses)
-    if 0 <= start - best < LITTLE * abs(start):
-        return max(lr for lr, loss in losses.items() if loss <= best + LITTLE_TIE * abs(start))
+    return max(lr for lr, loss in losses.items() if loss <= best + LITTLE_TIE * abs(start))
+
+
+def between(losses: Mapping[float, float], start: float) -> float:
+    """Return where the best peak lies among those tried: their mean in log lr, a little lower.
+
+    Each counts ``exp(-worse / 0.05)``, where it is worse than the lowest loss by such a share of the best fall from
+    ``start``, or of that loss. Where hardly anything was learned, or nothing, it is ``leader``.
+
+    >>> round(between({0.1: 0.52, 0.3: 0.5, 0.03: 0.8}, start=1.0), 3), between({0.1: 0.96, 0.3: 0.965}, start=1.0)
+    (0.192, 0.3)
+    """
+    best = losses[lowest(losses)]
     scale = min(start - best, best) if best > 0 else start - best
-    return min(lr for lr, loss in losses.items() if loss <= best + TIE * max(scale, 0.0))
+    if not 0 < scale < math.inf or _little(best, start):
+        return leader(losses, start)
+    weights = {lr: math.exp((best - loss) / (NEAR * scale)) for lr, loss in losses.items()}
+    mean = sum(weight * math.log10(lr) for lr, weight in weights.items()) / sum(weights.values())
+    return 10 ** (mean - CAUTION)
 
 
 def near_cliff(losses: Mapping[float, float], lr: float, start: float) -> bool:
@@ -86,10 +103,14 @@ def near_cliff(losses: Mapping[float, float], lr: float, start: float) -> bool:
     above = [tried for tried in losses if tried > lr]
     if not above:
         return False
-    fall = start - losses[lowest(losses)]
-    if fall < LITTLE * abs(start):
+    best = losses[lowest(losses)]
+    if start - best < LITTLE * abs(start):
         return math.isinf(losses[min(above)])
-    return losses[min(above)] > start - FAILED * fall
+    return losses[min(above)] > start - FAILED * (start - best)
+
+
+def _little(best: float, start: float) -> bool:
+    return 0 <= start - best < LITTLE * abs(start)
 
 
 def _next(losses: Mapping[float, float]) -> float:

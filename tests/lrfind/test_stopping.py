@@ -48,6 +48,14 @@ def test_scale_and_shift_change_nothing(seed, scale, shift):
     assert stop([scale * loss + shift for loss in losses]) == stop(losses)
 
 
+def test_above_the_ceiling_is_over_at_once():
+    """As soon as the median of five losses is above the ceiling; a single loss above it is passed over."""
+    rule = StopRule(2.0, ceiling=4.0)
+
+    assert [rule.after(loss) for loss in [2.3, 9.0, 9.0, 2.3, 2.3, 2.3, 9.0, 9.0, 9.0]] == [None] * 8 + ["diverged"]
+    assert stop([9.0] * 20) is None
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_non_finite_losses_stop_with_the_third_in_five(bad):
     """One or two are passed over, the third in the window ends the sweep with its own verdict."""

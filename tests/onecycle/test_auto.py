@@ -22,6 +22,7 @@ from onecycle import OneCycle, OneCycleLR, auto, pick_max_lr
 from onecycle.ageing import ageing
 from onecycle.auto import pick_with_curve
 from onecycle.pilot import Pilot, Validation
+from onecycle.search import between
 
 
 def pick(work, total_steps=200, method="auto", **settings):
@@ -30,6 +31,12 @@ def pick(work, total_steps=200, method="auto", **settings):
 
 def picked(work, total_steps=200, method="auto", cycle=None):
     return pick_with_curve(work, total_steps=total_steps, method=method, cycle=cycle, progress=False)
+
+
+def answer(found) -> float:
+    """Return what the pilots alone say."""
+    losses = {pilot.max_lr: math.inf if pilot.failed else pilot.loss for pilot in found.pilots}
+    return between(losses, found.pilots[0].start)
 
 
 def steps_of(optimizer) -> list[int]:
@@ -231,9 +238,9 @@ def test_diverged_pilots_cost_what_they_took(make, monkeypatch):
 def scripted(monkeypatch, outcome) -> None:
     """Replace pilots by outcomes: log10 of the peak -> training and validation loss, from 2.0 at the start."""
 
-    def run(work, start, shape, max_lr, *, steps, **_):
+    def run(work, start, plan, max_lr, bar):
         train, val = outcome(math.log10(max_lr))
-        taken = steps if math.isfinite(train) else 5
+        taken = plan.steps if math.isfinite(train) else 5
         fall_z = 9.0 if math.isfinite(train) else -math.inf
         return Pilot(max_lr, taken, 2.0, train, fall_z, 0.0, Validation(val), Validation(2.0))
 
@@ -259,7 +266,7 @@ def test_a_pilot_that_made_it_worse_sends_the_search_down(make, monkeypatch):
     monkeypatch.setattr(
         auto,
         "run_pilot",
-        lambda *a, **k: replace(run(*a, **k), train_loss=4.0, validation=Validation(4.0), fall_z=-9.0),
+        lambda *given: replace(run(*given), train_loss=4.0, validation=Validation(4.0), fall_z=-9.0),
     )
 
     peaks = [pilot.max_lr for pilot in picked(make(**CHEAP), 300).pilots]
@@ -274,9 +281,8 @@ def test_keeps_away_from_a_cliff(make, monkeypatch):
     )
 
     found = picked(make(**CHEAP), 60)
-    best = min(found.pilots, key=lambda pilot: pilot.loss)
 
-    assert found.suggestion.lr == pytest.approx(best.max_lr / 10**0.25)
+    assert found.suggestion.lr == pytest.approx(answer(found) / 10**0.25)
     assert "the next pilot above it diverged or learned far less" in found.suggestion.evidence
 
 
@@ -295,11 +301,10 @@ def test_lowered_for_what_many_epochs_learn_by_heart(make, monkeypatch, train, u
     run = auto.run_pilot
     asked = []
 
-    def judged(*arguments, unseen: int, **settings):
-        asked.append(unseen)
-        return replace(run(*arguments, **settings), unseen=Validation(unseen_loss) if unseen else None)
+    def judged(work, start, plan, *more):
+        asked.append(plan.unseen)
+        return replace(run(work, start, plan, *more), unseen=Validation(unseen) if plan.unseen else None)
 
-    unseen_loss = unseen
     monkeypatch.setattr(auto, "run_pilot", judged)
     work = make(**CHEAP | {"val": True})
     per_epoch = work.steps_per_epoch
@@ -340,14 +345,14 @@ def test_no_warning_where_pilots_bracket_the_answer(make, without_sweep, monkeyp
 
     found = picked(work, 1000, "refine")
 
-    assert found.suggestion.lr == pytest.approx(10**-0.75)
+    assert found.suggestion.lr == pytest.approx(10**-0.8, rel=0.01)
     assert found.suggestion.warnings == ()
 
 
 @pytest.mark.parametrize(("optimizer", "moved"), [("sgd", None), ("adagrad", "raised"), ("rmsprop", "raised")])
 def test_is_carried_over_to_the_length_of_the_run(make, monkeypatch, optimizer, moved):
     """Where the optimizer's own steps shrink with their number, the run's peak is as much higher, and says so."""
-    scripted(monkeypatch, lambda peak: (0.1, 0.5 + abs(peak + 1.4)))
+    scripted(monkeypatch, lambda peak: (0.1, 0.5 + 0.5 * abs(peak + 1.4)))
     work = make(optimizer)
 
     found = picked(work, 100)
@@ -355,11 +360,57 @@ def test_is_carried_over_to_the_length_of_the_run(make, monkeypatch, optimizer, 
     age = ageing(work.optimizer, best.steps, 100)
 
     assert (age < 1) is (moved is not None)
-    assert found.suggestion.lr == pytest.approx(best.max_lr / age)
+    assert found.suggestion.lr == pytest.approx(answer(found) / age)
     assert (f"{moved} from" in found.suggestion.evidence) is (moved is not None)
 
 
 # -- what it says -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "highest"), [("adamw", 0.1), ("rmsprop", 0.01), ("adagrad", 2.0), ("sgd", math.inf)]
+)
+def test_begins_no_higher_than_ten_times_the_usual(make, monkeypatch, optimizer, highest):
+    """A range test that points to 8 misleads about an optimizer that scales its own steps, and about no other."""
+    late = told(2.0 - 1.8 / (1 + (20 / np.geomspace(1e-6, 100, 42)) ** 9), lr=np.geomspace(1e-6, 100, 42))
+    scripted(monkeypatch, lambda peak: (0.5, 0.5))
+    monkeypatch.setattr(auto, "range_test", lambda *_, **__: late)
+
+    begin = picked(make(optimizer), 300).pilots[0].max_lr
+
+    assert late.suggest().lr > 2.0
+    assert begin == pytest.approx(min(late.suggest().lr, highest))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "decades"),
+    [
+        (lambda peak: (0.1, 0.5 + 0.5 * abs(peak + 1.4)), 1.2),  # the best lies between two others
+        (lambda peak: (0.1, 1.0 + 0.2 * peak), 1.7),  # the lower the better
+        (lambda peak: (0.1, 1.0 - 0.2 * peak), 1.7),
+        (lambda peak: (1.8, 0.5 + 0.5 * abs(peak + 1.4)), 1.7),  # lowered for what is learned by heart
+    ],
+)
+def test_says_how_sure_it_is(make, monkeypatch, outcome, decades):
+    """low..high is wider where the answer rests on the highest or lowest peak tried, or was lowered for many epochs."""
+    scripted(monkeypatch, outcome)
+    work = make(**CHEAP | {"val": True})
+
+    found = picked(work, 60 * work.steps_per_epoch, "refine").suggestion
+
+    assert math.log10(found.high / found.low) == pytest.approx(decades)
+
+
+def test_counts_the_parameters_for_each_sample(make):
+    """Those that train, over the samples of an epoch; unknown where a loader has no length."""
+    work = make("sgd")
+    samples = work.steps_per_epoch * work.batch_size
+    weights = sum(weight.numel() for weight in work.model.parameters())
+
+    assert auto._capacity(work) == pytest.approx(weights / samples)
+    next(work.model.parameters()).requires_grad_(False)
+    assert auto._capacity(work) < weights / samples
+    assert auto._capacity(make("sgd", loader="stream")) == math.inf
 
 
 def test_says_what_it_rests_on(make):
@@ -443,19 +494,7 @@ def test_a_stream_that_cannot_be_rewound_is_warned_of(make):
     assert any("stream that cannot be rewound" in warning for warning in pick(work).warnings)
 
 
-@pytest.mark.parametrize(
-    "val",
-    [
-        True,
-        pytest.param(
-            False,
-            marks=pytest.mark.xfail(
-                reason="the loss explodes in the first three steps, whose mean counts as that of the untrained model; "
-                "without a validation set nothing contradicts"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("val", [True, False])
 def test_every_pilot_diverged(make, monkeypatch, val):
     """Where even the lowest pilot diverges, the pick lies half a decade below it, not at a peak known to fail."""
     work = make(**CHEAP | {"val": val})
@@ -478,7 +517,7 @@ def test_every_pilot_made_it_worse(make, monkeypatch):
     work = make(**CHEAP)
     monkeypatch.setattr(auto, "range_test", lambda *_, **__: told(2.3 - np.linspace(0, 1, 60)))
     worse = Pilot(1.0, 8, first_loss=2.3, train_loss=4.0, fall_z=-9.0, rise_z=20.0)
-    monkeypatch.setattr(auto, "run_pilot", lambda _1, _2, _3, max_lr, **_: replace(worse, max_lr=max_lr))
+    monkeypatch.setattr(auto, "run_pilot", lambda _1, _2, _3, max_lr, _4: replace(worse, max_lr=max_lr))
 
     found = picked(work, 600)
 
@@ -604,5 +643,5 @@ def test_right_labels_do_not(seed):
     """Of 1000 digits with their own labels, for 10 epochs, nothing is learned by heart, and nothing is lowered."""
     found = picked(*digits(0.0, 1000, 320, seed), "refine")
 
-    assert found.suggestion.lr in [pilot.max_lr for pilot in found.pilots]
+    assert found.suggestion.lr == pytest.approx(answer(found))
     assert "lowered" not in found.suggestion.evidence

@@ -40,6 +40,15 @@ def test_few_epochs_learn_nothing_by_heart(epochs, wrong, left):
     assert too_high(epochs, wrong=wrong, left=left) == 0
 
 
+@given(EPOCHS, SHARE, SHARE, st.floats(0, 1e9), st.floats(0, 1e9))
+def test_smaller_models_learn_less_by_heart(epochs, wrong, left, capacity, more):
+    """With fewer parameters a sample the peak falls no further; with less than one it does not fall."""
+    low, high = (too_high(epochs, wrong=wrong, left=left, capacity=each) for each in sorted((capacity, more)))
+
+    assert low <= high <= too_high(epochs, wrong=wrong, left=left)
+    assert too_high(epochs, wrong=wrong, left=left, capacity=min(capacity, 1.0)) == 0
+
+
 @pytest.mark.parametrize(
     ("epochs", "wrong", "left", "factor"),
     [
@@ -54,3 +63,9 @@ def test_few_epochs_learn_nothing_by_heart(epochs, wrong, left):
 def test_golden(epochs, wrong, left, factor):
     """A few values, worked out by hand."""
     assert 10 ** too_high(epochs, wrong=wrong, left=left) == pytest.approx(factor)
+
+
+def test_golden_capacity():
+    """Halfway between one parameter a sample and two and a half, in logarithms, half of the decades count."""
+    assert too_high(60, wrong=0.3, left=0.9, capacity=2.5**0.5) == pytest.approx(0.625)
+    assert too_high(60, wrong=0.3, left=0.9, capacity=2.5) == pytest.approx(1.25)

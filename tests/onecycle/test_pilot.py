@@ -16,17 +16,17 @@ from torch import nn
 from lrfind import preserve
 from lrfind.batches import endless
 from lrfind.progress import Bar
-from onecycle.pilot import Pilot, Validation, run_pilot, validated
+from onecycle.pilot import Pilot, Plan, Validation, ceiling, run_pilot, validated
 from onecycle.schedule import OneCycle
 
 SHAPE = OneCycle(max_lr=None)
 HIDDEN = Bar("pilots", 1, shown=False)
 
 
-def pilot(work, start, max_lr=0.1, *, steps=12, unseen=0, shape=SHAPE):
+def pilot(work, start, max_lr=0.1, *, steps=12, unseen=0, shape=SHAPE, ceiling=math.inf):
     start.restore()
-    before = validated(work, steps)
-    return run_pilot(work, start, shape, max_lr, steps=steps, unseen=unseen, before=before, bar=HIDDEN)
+    plan = Plan(shape, steps, unseen=unseen, before=validated(work, steps), ceiling=ceiling)
+    return run_pilot(work, start, plan, max_lr, HIDDEN)
 
 
 def outcome(first=2.3, train=1.0, val: float | None = 1.0, fall_z=5.0, rise_z=0.0, hits=None, guessed=None) -> Pilot:
@@ -133,6 +133,40 @@ def test_one_that_diverges_stops_early(make):
     assert math.isfinite(bad.first_loss)
 
 
+def test_one_that_stays_above_the_ceiling_stops_at_once(make):
+    """The median of the first five losses above what the range test allows: diverged after five steps."""
+    work = make("sgd0")
+    with preserve(work) as start:
+        assert pilot(work, start, 0.1, steps=60, ceiling=1.0).steps == 5
+        assert pilot(work, start, 0.1, steps=60, ceiling=1.0).failed
+        assert pilot(work, start, 0.1, steps=60, ceiling=5.0) == pilot(work, start, 0.1, steps=60)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([2.0] * 5 + [1.5] * 5 + [1.0] * 5, 4.0),  # twice the fall of 1 above the start
+        ([-8.0] * 5 + [-9.0] * 5, -6.0),
+        ([2.0] * 5 + [1.0] * 5 + [math.inf] * 5, 4.0),
+        ([math.nan] + [2.0] * 7 + [1.0] * 6, 4.0),
+        ([2.0] * 20, math.inf),  # it never fell
+        ([2.0, 3.0, 4.0, 5.0, 6.0, 7.0], math.inf),
+        ([math.inf] * 9, math.inf),
+        ([2.0], math.inf),
+    ],
+)
+def test_ceiling(losses, expected):
+    """Above the start by twice what the range test fell by; none where it did not fall."""
+    assert ceiling(losses) == pytest.approx(expected)
+
+
+def test_ceiling_is_above_the_noise():
+    """Noise of 0.5 between neighbours, a fall of twice that: eight times the noise is allowed."""
+    losses = [2.0, 2.5] * 10 + [1.0, 1.5] * 10
+
+    assert ceiling(losses) == pytest.approx(13 / 6 + 8 * 0.5 / 0.9539)
+
+
 @pytest.mark.parametrize("val", [True, False])
 def test_validated_at_its_end(make, val):
     """Losses are means of the first three and the last fifth of the steps; then comes the validation set, if any."""
@@ -164,7 +198,7 @@ def test_validated_at_its_end(make, val):
         (1.0, None, None, 1.0),  # the validation loss
         (1.0, 0.75, 0.5, 1.0),  # half of either is left, of a loss of 2
         (1.0, 1.0, 0.5, 0.5),
-        (2 * math.e, 0.75, 0.5, 2.5),  # sure of its errors: the logarithm of the share counts
+        (2 * math.e, 0.75, 0.5, 1.5),  # sure of its errors: no worse than untrained
         (1.0, 0.25, 0.5, 2.0),
         (1.0, 1.0, 1.0, 1.0),  # nothing was left to hit
         (math.inf, 0.75, 0.5, math.inf),
