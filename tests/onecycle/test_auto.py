@@ -385,7 +385,7 @@ def test_begins_no_higher_than_ten_times_the_usual(make, monkeypatch, optimizer,
 @pytest.mark.parametrize(
     ("outcome", "decades"),
     [
-        (lambda peak: (0.1, 0.5 + 0.5 * abs(peak + 2.0)), 1.2),  # the best lies between two others
+        (lambda peak: (0.1, 0.5 + 0.5 * abs(peak + 0.25)), 1.2),  # the best lies between two others
         (lambda peak: (0.1, 1.0 + 0.2 * peak), 1.7),  # the lower the better
         (lambda peak: (0.1, 1.0 - 0.2 * peak), 1.7),
         (lambda peak: (1.8, 0.5 + 0.5 * abs(peak + 1.4)), 1.7),  # lowered for what is learned by heart
