@@ -210,6 +210,19 @@ def _keep(task: Task, key: str, result: RunResult) -> None:
         file.write(json.dumps({"key": key} | asdict(result)) + "\n")
 
 
+def keep_new(task: Task, results: Iterable[RunResult]) -> int:
+    """Put runs that were done elsewhere into the cache, where it lacks them; return how many."""
+    known = {key for key, _ in _lines(task)}
+    new = {
+        key: result
+        for result in results
+        if (key := _key(task, result.max_lr, result.seed, result.steps, bool(result.curve))) not in known
+    }
+    for key, result in new.items():
+        _keep(task, key, result)
+    return len(new)
+
+
 # The grid.
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -290,8 +290,8 @@ ROWS: Mapping[str, Row] = {
         Row("fixed default", "usual", by_default),
         Row("minimum / 10, our sweep", "usual", by_minimum),
         Row("suggest()", "ours", by_suggest, version=2),
-        Row("auto", "ours", by_pilots("auto"), version=8),
-        Row("refine", "ours", by_pilots("refine"), version=8),
+        Row("auto", "ours", by_pilots("auto"), version=9),
+        Row("refine", "ours", by_pilots("refine"), version=9),
         Row("random search", "search", by_random_search),
         Row("successive halving", "search", by_halving),
         Row("schedule-free AdamW", "free", without_lr(schedule_free_adamw, cosine=False), 1, ONE_SEED, "schedulefree"),
@@ -339,8 +339,21 @@ def answer(task: Task, row: Row, seed: int) -> Answer:
             given = Answer(row.name, task.name, seed, **row.ask(task, seed)._asdict())
         except NoSuggestion as refusal:
             given = Answer(row.name, task.name, seed, usual_lr(task.make(seed)), SWEEP_STEPS, refusal=str(refusal))
+    _keep(task, row, given)
+    return given
+
+
+def keep_new(task: Task, answers: Iterable[Answer]) -> int:
+    """Put answers that were given elsewhere into the cache, where it lacks them; return how many."""
+    known = kept(task)
+    new = [given for given in answers if (given.row, given.seed) not in known]
+    for given in new:
+        _keep(task, ROWS[given.row], given)
+    return len(new)
+
+
+def _keep(task: Task, row: Row, given: Answer) -> None:
     path = _file(task)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:  # one write, so that processes do not mix their lines
-        file.write(json.dumps({"key": _key(task, row, seed)} | asdict(given)) + "\n")
-    return given
+        file.write(json.dumps({"key": _key(task, row, given.seed)} | asdict(given)) + "\n")

@@ -1,8 +1,10 @@
 """How much is lost by a tool's max_lr, beside the best that a grid of real runs finds?
 
 ``python -m experiments.regret --data-root DATA`` asks every row of ``experiments.picks`` on every task, and compares
-with the task's grid (``python -m experiments.oracle``, which has to be complete). Every answer and every run is kept in
-``experiments/.cache/``, so a second call resumes. Tables, numbers and pictures go to ``experiments/results/regret/``.
+with the task's grid of ``experiments.oracle``. Every answer and every run is kept in ``experiments/.cache/``, so a
+second call resumes; a first one goes on from the runs and answers of ``experiments/results/regret/tasks/`` that still
+hold (``experiments.record``), and measures what they lack. ``--anew`` leaves those out and measures everything. Tables,
+numbers and pictures go to ``experiments/results/regret/``.
 ``--quick`` does six small tasks, cut to 120 steps, on a coarse grid in a temporary cache: minutes become seconds.
 """
 
@@ -24,19 +26,20 @@ import torch
 
 from experiments import oracle
 from experiments.judged import judge, study
-from experiments.oracle import Oracle, grid_lr, grid_position, run_cycle
+from experiments.oracle import Oracle, find_best, grid_lr, grid_position, run_cycle
 from experiments.picks import ROWS, SEEDS, Kind, answer, usual_lr
+from experiments.record import restore
 from experiments.regret_report import write
 from experiments.tasks import TASKS, Task
 
 RESULTS = Path(__file__).parent / "results" / "regret"
 QUICK = (
-    "boards-mlp-sgd-b16",
     "cancer-logistic-sgd-b16",
     "cancer-unnormalised-mlp-adam-b32",
     "diabetes-linear-sgd0-b16",
     "diabetes-mlp-adamw-b64",
     "digits-logistic-sgd0-b64",
+    "digits-mlp-adam-b64",
 )
 QUICK_STEPS = 120
 QUICK_GRID = (-8, -4, 0, 4)  # quarters of a decade from the optimizer's usual lr
@@ -114,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", help="folder of MNIST/, FashionMNIST/ and CIFAR-10; default: LRFIND_DATA")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="six small tasks, a coarse grid; only --out keeps them")
+    parser.add_argument("--anew", action="store_true", help="take nothing from the record; the cache still counts")
     parser.add_argument("--out", type=Path, help="default: experiments/results/regret")
     given = parser.parse_args(arguments)
     _begin(given.data_root)
@@ -132,6 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write(study(tasks), given.out, skipped)
         return
     tasks = [task for task in TASKS.values() if task.name not in skipped]
+    if not given.anew:
+        taken = [restore(task) for task in tasks]
+        print(f"{sum(runs for runs, _ in taken)} runs and {sum(rows for _, rows in taken)} answers from the record")
+    find_best(tasks, given.workers, given.data_root)
     ask_all(tasks, given.workers, given.data_root)
     write(study(tasks), RESULTS if given.out is None else given.out, skipped)
 

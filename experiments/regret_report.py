@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from experiments.judged import Line, Study
 from experiments.machine import as_markdown, describe
 from experiments.picks import ROWS, SEEDS, Kind
+from experiments.record import as_json, task_record
 from experiments.tasks import TASKS
 from lrfind.palette import LR, METRIC, MOMENTUM, TRAIN_LOSS, VAL_LOSS
 
@@ -71,9 +70,7 @@ def write(study: Study, out: Path | None, skipped: Mapping[str, str]) -> None:
     (out / "regret.md").write_text(text, encoding="utf-8")
     (out / "tasks.md").write_text(task_tables(study, facts), encoding="utf-8")
     for name in study.grids:
-        (out / "tasks" / f"{name}.json").write_text(
-            json.dumps(task_record(study, name), indent=1) + "\n", encoding="utf-8"
-        )
+        (out / "tasks" / f"{name}.json").write_text(as_json(task_record(study, name)) + "\n", encoding="utf-8")
     picture_of_regret(study, out / "regret.png")
     picture_of_cost(study, out / "cost.png")
     print(f"Written to {out}")
@@ -171,30 +168,6 @@ def task_tables(study: Study, facts: dict[str, Any]) -> str:
                 body.append(_row([name, *best, *(f"{regret:.1f}" for regret in regrets)]))
         parts += [f"## {split.capitalize()}", "\n".join(body)]
     return "\n\n".join(parts) + "\n"
-
-
-def task_record(study: Study, name: str) -> dict[str, Any]:
-    """Return all numbers of a task as JSON values: its grid, every row's answers, what they are worth."""
-    grid = study.grids[name]
-    return {
-        "task": name,
-        "split": TASKS[name].split,
-        "steps": grid.steps,
-        "score": TASKS[name].score,
-        "best": grid.best._asdict(),
-        "best_by_loss": grid.best_loss._asdict(),
-        "plateau": grid.plateau(0.01),
-        "grid": {"lr": grid.lr.tolist(), "score": grid.score.mean(1).tolist(), "loss": grid.loss.mean(1).tolist()},
-        "rows": {
-            row: [_finite(asdict(each)) for each in by_task[name]]
-            for row, by_task in study.judged.items()
-            if name in by_task
-        },
-    }
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
 
 
 def _row(cells: Any) -> str:

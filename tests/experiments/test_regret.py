@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import judged as arithmetic
-from experiments import oracle, picks, regret
+from experiments import oracle, picks, record, regret
 from experiments.judged import Judged, bootstrap, coverage, judge, summarize
 from experiments.oracle import Oracle
 from experiments.picks import ROWS, Answer, Row, Said
+from experiments.record import as_json, restore, task_record
 from experiments.tasks import TASKS
 from lrfind import NoSuggestion
 
@@ -207,21 +209,61 @@ def test_a_search_spends_no_more_than_half_a_run(cache, row):
     assert ROWS[row].ask(task, 0).steps <= task.total_steps / 2
 
 
-def test_a_quick_run_writes_tables_pictures_and_numbers(tmp_path, capsys):
-    """Six tasks from grids to pictures, nothing left in the cache; every row with its package has a line."""
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The folder that a quick run has written to."""
     pytest.importorskip("sklearn", reason="scikit-learn, of the extra examples, is not installed")
+    folder = tmp_path_factory.mktemp("quick")
     before = oracle.CACHE
-
-    regret.main(["--quick", "--out", str(tmp_path)])
-
+    regret.main(["--quick", "--out", str(folder)])
     assert before == oracle.CACHE
-    text = (tmp_path / "regret.md").read_text(encoding="utf-8")
+    return folder
+
+
+def test_a_quick_run_writes_tables_pictures_and_numbers(quick):
+    """Six tasks from grids to pictures, nothing left in the cache; every row with its package has a line."""
+    text = (quick / "regret.md").read_text(encoding="utf-8")
     assert "command: `" in text
     for row in ROWS.values():
         assert (f"{row.name}" in text) or row.missing()
     assert text.count("Noise floor") == len({TASKS[name].split for name in regret.QUICK}) == 2
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "tasks").iterdir()]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (quick / "tasks").iterdir()]
     assert sorted(record["task"] for record in records) == sorted(regret.QUICK)
     assert all(record["rows"]["refine"][0]["answer"]["lr"] > 0 for record in records)
-    assert (tmp_path / "regret.png").stat().st_size > 10_000
-    assert (tmp_path / "cost.png").stat().st_size > 10_000
+    assert (quick / "regret.png").stat().st_size > 10_000
+    assert (quick / "cost.png").stat().st_size > 10_000
+
+
+# The record
+
+
+def test_another_clone_goes_on_from_the_record(quick, cache):
+    """Runs and answers come back number for number, those beyond the grid too; once, and nothing has to be measured."""
+    for task in regret.quick_tasks():
+        written = json.loads((quick / "tasks" / f"{task.name}.json").read_text(encoding="utf-8"))
+
+        runs, answers = restore(task, quick / "tasks")
+
+        assert (runs, answers) == (len(written["runs"]), sum(map(len, written["rows"].values())))
+        assert runs >= 3 * len(regret.QUICK_GRID)
+        assert json.loads(as_json(task_record(arithmetic.study([task]), task.name))) == written
+        assert restore(task, quick / "tasks") == (0, 0)
+
+
+def test_a_record_of_something_else_does_not_count(quick, cache, monkeypatch):
+    """Other data, weights or lengths of run: nothing is taken. A new version of a row: all but its answers."""
+    task = regret.quick_tasks()[0]
+    assert restore(replace(task, total_steps=task.total_steps + 1), quick / "tasks") == (0, 0)
+    assert restore(TASK, quick / "tasks") == (0, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(record, "fingerprint", lambda _: "another")
+        assert restore(task, quick / "tasks") == (0, 0)
+    newer = {name: replace(row, version=99) if name == "auto" else row for name, row in ROWS.items()}
+    monkeypatch.setattr(record, "ROWS", newer)
+
+    restore(task, quick / "tasks")
+
+    rows = {row for row, _ in picks.kept(task)}
+    assert rows == set(json.loads((quick / "tasks" / f"{task.name}.json").read_text(encoding="utf-8"))["rows"]) - {
+        "auto"
+    }
