@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from torch import optim
 
-from lrfind.batches import rewinds
 from lrfind.curve import LRCurve, NoSuggestion
-from lrfind.groups import lr_ratios
-from lrfind.metrics import share_of_hits
 from lrfind.preserve import preserve
 from lrfind.progress import Bar
 from lrfind.ranks import ALONE, Ranks
@@ -20,12 +16,12 @@ from lrfind.replicas import replicas
 from lrfind.suggest import Suggestion
 from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
-from onecycle.ageing import ageing
-from onecycle.epochs import WRONG_EPOCHS, too_high
+from onecycle.epochs import WRONG_EPOCHS
 from onecycle.pilot import Pilot, Plan, ceiling, run_pilot, validated
 from onecycle.schedule import OneCycle
-from onecycle.search import STEP, between, climb, leader, near_cliff
+from onecycle.search import climb
 from onecycle.speculation import LossAt, upcoming
+from onecycle.verdict import below_all, in_vain, losses_of, suggested
 
 Method = Literal["auto", "refine"]
 
@@ -53,12 +49,6 @@ USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
 # test that points to more than so many times the usual one has been misled.
 SCALE_THEMSELVES = (optim.Adagrad, optim.Adam, optim.Adamax, optim.AdamW, optim.NAdam, optim.RAdam, optim.RMSprop)
 HIGHEST_BEGIN = 10.0
-# Where the next pilot above has failed the pick keeps this factor away: the real run stays longer near its peak.
-CLIFF_MARGIN = 10**0.25
-# The best peak lay within so many decades below and above the pick in more than 80 % of the design tasks of the regret
-# study; where it was lowered for many epochs, or rests on the highest or lowest peak tried, within these.
-BELOW, ABOVE = 0.45, 0.75
-UNSURE_BELOW, UNSURE_ABOVE = 0.8, 0.9
 
 
 @dataclass(frozen=True)
@@ -168,20 +158,19 @@ def pick_with_curve(
             if max_lr not in run:
                 if spent + steps > left:
                     return None
-                peaks = [max_lr] if others.size == 1 else upcoming(search, _losses(run.values()), others.size)
+                peaks = [max_lr] if others.size == 1 else upcoming(search, losses_of(run.values()), others.size)
                 mine = peaks[others.rank : others.rank + 1]
                 own = [run_pilot(work, start, plan, peak, bar) for peak in mine]
                 side_by_side = [pilot for each in others.gather(own) for pilot in each]
                 run.update({pilot.max_lr: pilot for pilot in side_by_side})
                 spent += max(pilot.steps for pilot in side_by_side)
             pilots.append(run[max_lr])
-            return _losses([run[max_lr]])[max_lr]
+            return losses_of([run[max_lr]])[max_lr]
 
-        losses = search(loss_at)
-    best = run[leader(losses, pilots[0].start)]
-    suggestion = _decided(best, pilots, swept, work, total_steps=total_steps, method=method, epochs=epochs)
+        search(loss_at)
+    suggestion = suggested(pilots, swept, work, total_steps=total_steps, rule=method, usual=_usual(work))
     if suggestion is None:
-        suggestion = _below(pilots, _alone(swept, f"{refusal} {_in_vain(pilots)}", curve))
+        suggestion = below_all(pilots, _alone(swept, f"{refusal} {in_vain(pilots)}", curve))
     used = swept_steps + sum(pilot.steps for pilot in run.values())
     return Pick(replace(suggestion, steps_used=used), curve, tuple(pilots))
 
@@ -190,20 +179,6 @@ def _unseen(work: Workload, per_epoch: int) -> int:
     """Return how many groups of batches a pilot looks at after its last step."""
     samples = (work.batch_size or UNSEEN_SAMPLES) * work.accumulation_steps
     return min(per_epoch, max(UNSEEN_BATCHES, math.ceil(UNSEEN_SAMPLES / samples)))
-
-
-def _losses(pilots: Iterable[Pilot]) -> dict[float, float]:
-    return {pilot.max_lr: math.inf if pilot.failed else pilot.loss for pilot in pilots}
-
-
-def _by_heart(best: Pilot) -> str:
-    """Say what shows that there is something to be learned by heart."""
-    told = f"its pilot leaves {best.left:.0%} of the training loss"
-    if best.unseen is not None and best.validation is not None and best.wrong > 0:
-        told += (
-            f", {best.unseen.loss:.3g} on data that come next, where the validation loss is {best.validation.loss:.3g}"
-        )
-    return told
 
 
 def _budget(total_steps: int, method: Method) -> int:
@@ -252,31 +227,6 @@ def _alone(swept: Suggestion | None, refusal: str, curve: LRCurve) -> Suggestion
     return swept
 
 
-def _in_vain(pilots: list[Pilot]) -> str:
-    peaks = [pilot.max_lr for pilot in pilots]
-    outcome = "None of them learned" if any(math.isfinite(pilot.loss) for pilot in pilots) else "All of them diverged"
-    return f"Then {len(pilots)} pilots tried peaks from {min(peaks):.2g} to {max(peaks):.2g}. {outcome}."
-
-
-def _below(pilots: list[Pilot], swept: Suggestion) -> Suggestion:
-    """Return the range test's suggestion, lowered to where the search would have gone on: every pilot failed."""
-    failed = min(pilot.max_lr for pilot in pilots)
-    lr = min(swept.lr, failed / 10**STEP)
-    return replace(
-        swept,
-        lr=lr,
-        low=min(swept.low, lr / 10**BELOW),
-        high=failed,
-        group_lrs=tuple(rate * lr / swept.lr for rate in swept.group_lrs),
-        warnings=(
-            *swept.warnings,
-            f"Every pilot diverged or made the loss worse, from a peak of {failed:.2g} up, where the range test said "
-            f"{swept.lr:.2g}. Check the first losses of a short run, and lower max_lr further if they rise.",
-        ),
-        evidence=f"{swept.evidence}; lowered from {swept.lr:.2g}, since {len(pilots)} pilots failed",
-    )
-
-
 def _usual(work: Workload) -> float:
     name = type(work.optimizer).__name__
     adaptive = any("betas" in group for group in work.optimizer.param_groups)
@@ -288,73 +238,3 @@ def _begin(work: Workload, swept: Suggestion | None) -> float:
     if swept is None:
         return _usual(work)
     return min(swept.lr, HIGHEST_BEGIN * _usual(work)) if isinstance(work.optimizer, SCALE_THEMSELVES) else swept.lr
-
-
-def _capacity(work: Workload) -> float:
-    """Return the parameters to train for each training sample; inf where their number is unknown."""
-    if work.steps_per_epoch is None or work.batch_size is None:
-        return math.inf
-    samples = work.steps_per_epoch * work.batch_size * work.accumulation_steps * work.ranks.size
-    return sum(weight.numel() for weight in work.model.parameters() if weight.requires_grad) / samples
-
-
-def _decided(
-    best: Pilot,
-    pilots: list[Pilot],
-    swept: Suggestion | None,
-    work: Workload,
-    *,
-    total_steps: int,
-    method: Method,
-    epochs: float,
-) -> Suggestion | None:
-    """Return the suggestion that the pilots give; None if all failed, or nothing has learned in sweep or pilots."""
-    if all(pilot.failed for pilot in pilots) or (swept is None and not best.learned):
-        return None
-    told = "training loss" if best.validation is None else "validation loss"
-    if best.validation is not None and best.validation.hits is not None:
-        told += f" and {share_of_hits(work.metrics)}"
-    evidence = f"{len(pilots)} pilots of {max(pilot.steps for pilot in pilots)} steps by {told} (" + (
-        ", ".join(f"{pilot.max_lr:.2g}: {pilot.loss:.4g}" for pilot in sorted(pilots, key=lambda pilot: pilot.max_lr))
-    )
-    evidence += f"), begun at the {swept.lr:.2g} of a range test" if swept is not None else "), without a range test"
-    inside = min(pilot.max_lr for pilot in pilots) < best.max_lr < max(pilot.max_lr for pilot in pilots)
-    warnings = (
-        []
-        if swept is not None or inside
-        else [
-            f"The range test gave no answer; the pilots began at {pilots[0].max_lr:.2g}, where {_usual(work):.2g} is "
-            f"usual for {type(work.optimizer).__name__}. Look at its curve before a long run."
-        ]
-    )
-    if work.train_loader is not None and not rewinds(work.train_loader):
-        warnings.append(
-            "The loader reads a stream that cannot be rewound: each pilot saw other batches, which blurs their "
-            "comparison, and training will not see those again. Pass a loader that starts anew at each pass."
-        )
-    losses = _losses(pilots)
-    lr = between(losses, best.start)
-    decades = too_high(epochs, wrong=best.wrong, left=best.left, capacity=_capacity(work))
-    cliff = near_cliff(losses, best.max_lr, best.start)
-    if decades:
-        evidence += f"; lowered from {lr:.2g}, for what {epochs:.0f} epochs learn by heart ({_by_heart(best)})"
-        lr /= max(10**decades, CLIFF_MARGIN if cliff else 1.0)
-    elif cliff:
-        evidence += f"; lowered from {lr:.2g}, since the next pilot above it diverged or learned far less"
-        lr /= CLIFF_MARGIN
-    failed = [pilot.max_lr for pilot in pilots if pilot.failed and pilot.max_lr > lr]
-    age = ageing(work.optimizer, best.steps, total_steps)
-    if age != 1:
-        moved, change = ("raised", "shrink") if age < 1 else ("lowered", "grow")
-        evidence += f"; {moved} from {lr:.2g}, since {type(work.optimizer).__name__}'s steps {change} with their number"
-        lr, failed = lr / age, [peak / age for peak in failed]
-    below, above = (BELOW, ABOVE) if inside and not decades else (UNSURE_BELOW, UNSURE_ABOVE)
-    return Suggestion(
-        lr,
-        low=lr / 10**below,
-        high=min([lr * 10**above, *failed]),
-        rule=method,
-        warnings=tuple(warnings),
-        group_lrs=tuple(lr * ratio for ratio in lr_ratios(work.optimizer)),
-        evidence=evidence,
-    )

@@ -19,7 +19,6 @@ from lrfind import LRCurve, Suggestion, Workload
 from lrfind.batches import endless
 from lrfind.curve import NoSuggestion
 from onecycle import OneCycle, OneCycleLR, auto, pick_max_lr
-from onecycle.ageing import ageing
 from onecycle.auto import pick_with_curve
 from onecycle.pilot import Pilot, Validation
 from onecycle.search import between
@@ -274,18 +273,6 @@ def test_a_pilot_that_made_it_worse_sends_the_search_down(make, monkeypatch):
     assert peaks[1] < peaks[0]
 
 
-def test_keeps_away_from_a_cliff(make, monkeypatch):
-    """Where the next pilot above the best has failed, the pick is a quarter of a decade lower, and says so."""
-    scripted(
-        monkeypatch, lambda peak: (0.5 + abs(peak + 1.4), 0.5 + abs(peak + 1.4)) if peak < -1.0 else (math.inf,) * 2
-    )
-
-    found = picked(make(**CHEAP), 60)
-
-    assert found.suggestion.lr == pytest.approx(answer(found) / 10**0.25)
-    assert "the next pilot above it diverged or learned far less" in found.suggestion.evidence
-
-
 @pytest.mark.parametrize(
     ("train", "unseen", "lowered"),
     [
@@ -336,34 +323,6 @@ def test_looks_at_enough_samples(make):
     assert auto._unseen(make(loader="list"), 1000) == 10  # batches of unknown size
 
 
-def test_no_warning_where_pilots_bracket_the_answer(make, without_sweep, monkeypatch):
-    """Without an answer of the range test, pilots that did worse on both sides of the best are one."""
-    work = make("sgd")
-    sweep = auto.range_test
-    scripted(monkeypatch, lambda peak: (0.1, 0.5 + abs(peak + 0.75)))
-    monkeypatch.setattr(auto, "range_test", sweep)
-
-    found = picked(work, 1000, "refine")
-
-    assert found.suggestion.lr == pytest.approx(10**-0.8, rel=0.01)
-    assert found.suggestion.warnings == ()
-
-
-@pytest.mark.parametrize(("optimizer", "moved"), [("sgd", None), ("adagrad", "raised"), ("rmsprop", "raised")])
-def test_is_carried_over_to_the_length_of_the_run(make, monkeypatch, optimizer, moved):
-    """Where the optimizer's own steps shrink with their number, the run's peak is as much higher, and says so."""
-    scripted(monkeypatch, lambda peak: (0.1, 0.5 + 0.5 * abs(peak + 1.4)))
-    work = make(optimizer)
-
-    found = picked(work, 100)
-    best = min(found.pilots, key=lambda pilot: pilot.loss)
-    age = ageing(work.optimizer, best.steps, 100)
-
-    assert (age < 1) is (moved is not None)
-    assert found.suggestion.lr == pytest.approx(answer(found) / age)
-    assert (f"{moved} from" in found.suggestion.evidence) is (moved is not None)
-
-
 # -- what it says -----------------------------------------------------------------------------------------------
 
 
@@ -380,37 +339,6 @@ def test_begins_no_higher_than_ten_times_the_usual(make, monkeypatch, optimizer,
 
     assert late.suggest().lr > 2.0
     assert begin == pytest.approx(min(late.suggest().lr, highest))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "decades"),
-    [
-        (lambda peak: (0.1, 0.5 + 0.5 * abs(peak + 0.25)), 1.2),  # the best lies between two others
-        (lambda peak: (0.1, 1.0 + 0.2 * peak), 1.7),  # the lower the better
-        (lambda peak: (0.1, 1.0 - 0.2 * peak), 1.7),
-        (lambda peak: (1.8, 0.5 + 0.5 * abs(peak + 1.4)), 1.7),  # lowered for what is learned by heart
-    ],
-)
-def test_says_how_sure_it_is(make, monkeypatch, outcome, decades):
-    """low..high is wider where the answer rests on the highest or lowest peak tried, or was lowered for many epochs."""
-    scripted(monkeypatch, outcome)
-    work = make(**CHEAP | {"val": True})
-
-    found = picked(work, 60 * work.steps_per_epoch, "refine").suggestion
-
-    assert math.log10(found.high / found.low) == pytest.approx(decades)
-
-
-def test_counts_the_parameters_for_each_sample(make):
-    """Those that train, over the samples of an epoch; unknown where a loader has no length."""
-    work = make("sgd")
-    samples = work.steps_per_epoch * work.batch_size
-    weights = sum(weight.numel() for weight in work.model.parameters())
-
-    assert auto._capacity(work) == pytest.approx(weights / samples)
-    next(work.model.parameters()).requires_grad_(False)
-    assert auto._capacity(work) < weights / samples
-    assert auto._capacity(make("sgd", loader="stream")) == math.inf
 
 
 def test_says_what_it_rests_on(make):
