@@ -138,7 +138,7 @@ def _begun(at: float, swept: Suggestion | None) -> str:
         return "without a range test"
     if at == swept.lr:
         return f"begun at the {at:.2g} of a range test"
-    return f"begun at {at:.2g}, since the {swept.lr:.2g} of a range test is beyond all use with this optimizer"
+    return f"begun at {at:.2g}, the most for this optimizer, where a range test said {swept.lr:.2g}"
 
 
 def _by_heart(best: Pilot) -> str:

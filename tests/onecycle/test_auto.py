@@ -352,7 +352,7 @@ def test_says_what_it_rests_on(make):
     assert suggestion.rule == "refine"
     assert suggestion.evidence.startswith(f"{len(found.pilots)} pilots of {found.pilots[0].steps} steps by validation")
     assert all(f"{pilot.max_lr:.2g}: {pilot.loss:.4g}" in suggestion.evidence for pilot in found.pilots)
-    assert f"begun at the {found.curve.suggest().lr:.2g} of a range test" in suggestion.evidence
+    assert f"a range test said {found.curve.suggest().lr:.2g}" in suggestion.evidence
     assert suggestion.warnings == ()
     assert 0 < suggestion.low < suggestion.lr < suggestion.high < math.inf
     assert suggestion.group_lrs == pytest.approx((suggestion.lr * 0.3, suggestion.lr))

@@ -48,7 +48,7 @@ def test_says_where_the_best_peak_lies(make):
     assert found.group_lrs[1] == pytest.approx(found.lr)
     assert re.fullmatch(
         r"3 pilots of 40 steps by validation loss \(0.03: 0.7, 0.1: 0.5, 0.3: 0.7\), "
-        r"begun at 0.1, since the \S+ of a range test is beyond all use with this optimizer",
+        r"begun at 0.1, the most for this optimizer, where a range test said \S+",
         found.evidence,
     )
 
@@ -60,7 +60,7 @@ def test_says_where_the_best_peak_lies(make):
         (
             0.1,
             replace(SWEPT, lr=2.3),
-            "begun at 0.1, since the 2.3 of a range test is beyond all use with this optimizer",
+            "begun at 0.1, the most for this optimizer, where a range test said 2.3",
         ),
         (0.1, None, "without a range test"),
     ],
