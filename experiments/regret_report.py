@@ -257,7 +257,15 @@ def _label(axes: Any, lines: list[Line]) -> None:
         ):
             height *= 1.03
         taken.append((left, left + width, height))
-        axes.text(left, height, line.row, fontsize=8, va="center")
+        to_point = {
+            "arrowstyle": "-",
+            "color": MOMENTUM,
+            "linewidth": 0.6,
+            "shrinkA": 1,
+            "shrinkB": 3,
+            "relpos": (0, 0.5),
+        }
+        axes.annotate(line.row, (line.share, line.mean), (left, height), fontsize=8, va="center", arrowprops=to_point)
 
 
 def _legend(figure: Any, kinds: set[Kind], marks: list[tuple[str, str]]) -> None:
