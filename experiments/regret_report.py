@@ -41,7 +41,8 @@ in the median, 6.0 at worst (`auto`) and 0.95, 0.51, 3.8 (`refine`), counted ali
 end. Half of these 30 tasks are plain ones, on purpose; those held out before, now design, were harder.
 
 The runs and answers that had not changed are those of the studies before (of 2026-11-23 and 2026-11-28), on the same \
-kind of machine.
+kind of machine. `tasks/` keeps every run and answer: in another clone the same command makes these tables again in \
+two minutes, and measures only what has changed; with `--anew`, after `python -m experiments.oracle`, all of it.
 
 Regret: points (of 100; accuracy, or R^2 x 100) between the mean score of the grid's best `max_lr` and that of the \
 pick, read off the grid (4 rates a decade, 3 seeds each) between its points in log lr; a pick outside the grid is \
