@@ -83,7 +83,7 @@ def between(losses: Mapping[float, float], start: float) -> float:
     ``start``, or of that loss. Where hardly anything was learned, or nothing, it is ``leader``.
 
     >>> round(between({0.1: 0.52, 0.3: 0.5, 0.03: 0.8}, start=1.0), 3), between({0.1: 0.96, 0.3: 0.965}, start=1.0)
-    (0.192, 0.3)
+    (0.19, 0.3)
     """
     best = losses[lowest(losses)]
     scale = min(start - best, best) if best > 0 else start - best

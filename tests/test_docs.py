@@ -217,7 +217,7 @@ def test_every_message_explained_is_one_that_is_given():
     guide = (DOCS / "guides" / "warnings.md").read_text(encoding="utf-8")
     said = "".join(
         node.value if isinstance(node, ast.Constant) else "…"
-        for name in ("lrfind/suggest.py", "onecycle/auto.py")
+        for name in ("lrfind/suggest.py", "onecycle/verdict.py")
         for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8")))
         if isinstance(node, ast.FormattedValue) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
     )
