@@ -74,10 +74,12 @@ def pick_max_lr(
     A short range test says where to look. Two to five pilots, cycles as long as the budget allows that stay at their
     peaks, all from the same weights on the same batches, say what is best there: where there is a ``val_loader`` by
     validation loss, and in equal parts by the accuracy where the workload measures one (the first of its metrics with
-    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). What a run of many epochs learns by
+    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). The answer is their mean in log lr,
+    weighted by how well they did, and lower where the next peak above has failed. What a run of many epochs learns by
     heart, wrong labels above all, a short pilot does not show; but it shows what is left to be learned so, and the
-    answer is lowered for that, the more epochs the more. Where an optimizer's own step changes with the number of steps
-    (Adagrad, RMSprop, RAdam) the answer is carried over to the run's length.
+    answer is lowered for that, the more epochs the more, unless the model has too few parameters to learn it. Where an
+    optimizer's own step changes with the number of steps (Adagrad, RMSprop, RAdam) the answer is carried over to the
+    run's length.
 
     Args:
         work: What will be trained.
@@ -92,7 +94,7 @@ def pick_max_lr(
 
     Returns:
         A ``Suggestion``; its ``steps_used`` counts every optimizer step taken (pilots of all ranks), its ``evidence``
-        names them.
+        names them. ``low`` to ``high`` held the best peak in more than 85 % of the runs of ``experiments.regret``.
 
     Raises:
         ValueError: For an unknown method, or fewer than 40 ``total_steps`` to refine.
