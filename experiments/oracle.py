@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from experiments import cache
 from experiments.tasks import TASKS, Task
 from experiments.tasks.data import CACHE
 from lrfind.batches import endless
@@ -181,7 +182,7 @@ def fingerprint(task: Task) -> str:
 
 def _key(task: Task, max_lr: float, seed: int, steps: int, val_curve: bool) -> str:
     content = f"{VERSION} {fingerprint(task)} {max_lr:.9g} {seed} {steps} {val_curve}"
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
+    return cache.key_of(content)
 
 
 def _file(task: Task) -> Path:
@@ -189,14 +190,8 @@ def _file(task: Task) -> Path:
 
 
 def _lines(task: Task) -> Iterable[tuple[str, RunResult]]:
-    path = _file(task)
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # a line cut short when the process was killed
-            continue
-        entry["curve"] = tuple(tuple(point) for point in entry["curve"])
-        yield entry.pop("key"), RunResult(**entry)
+    for key, entry in cache.read(_file(task)):
+        yield key, RunResult(**entry | {"curve": tuple(tuple(point) for point in entry["curve"])})
 
 
 def _kept(task: Task, key: str) -> RunResult | None:
@@ -204,10 +199,7 @@ def _kept(task: Task, key: str) -> RunResult | None:
 
 
 def _keep(task: Task, key: str, result: RunResult) -> None:
-    path = _file(task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:  # one write, so that processes do not mix their lines
-        file.write(json.dumps({"key": key} | asdict(result)) + "\n")
+    cache.add(_file(task), key, asdict(result))
 
 
 def keep_new(task: Task, results: Iterable[RunResult]) -> int:

@@ -7,10 +7,8 @@ seed, so that a second call resumes. Raise a row's version when its code changes
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments import oracle
+from experiments import cache, oracle
 from experiments.oracle import fingerprint, run_cycle
 from experiments.tasks import Task
 from lrfind import LRCurve, NoSuggestion, Suggestion, peers, range_test
@@ -311,20 +309,12 @@ def _file(task: Task) -> Path:
 
 def _key(task: Task, row: Row, seed: int) -> str:
     content = f"{row.name} {row.version} {fingerprint(task)} {task.total_steps} {seed}"
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
+    return cache.key_of(content)
 
 
 def kept(task: Task) -> dict[tuple[str, int], Answer]:
     """Return the answers in the cache, by row and seed."""
-    path = _file(task)
-    lines: dict[str, Answer] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # a line cut short when the process was killed
-            continue
-        key = entry.pop("key")
-        lines[key] = Answer(**entry)
+    lines = {key: Answer(**entry) for key, entry in cache.read(_file(task))}
     found = ((row, seed, lines.get(_key(task, row, seed))) for row in ROWS.values() for seed in row.seeds)
     return {(row.name, seed): answer for row, seed, answer in found if answer is not None}
 
@@ -353,7 +343,4 @@ def keep_new(task: Task, answers: Iterable[Answer]) -> int:
 
 
 def _keep(task: Task, row: Row, given: Answer) -> None:
-    path = _file(task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:  # one write, so that processes do not mix their lines
-        file.write(json.dumps({"key": _key(task, row, given.seed)} | asdict(given)) + "\n")
+    cache.add(_file(task), _key(task, row, given.seed), asdict(given))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from experiments.oracle import RunResult, fingerprint, run_cycle
 from experiments.picks import ROWS, Answer
 from experiments.tasks import Task
 
-FOLDER = Path(__file__).parent / "results" / "regret" / "tasks"
 # Of a run, what every run of its task shares, or none has.
 SHARED = ("task", "steps", "constant_score", "curve")
 
@@ -74,17 +73,16 @@ def as_json(record: Mapping[str, Any]) -> str:
     return _lines(record, 1)
 
 
-def restore(task: Task, folder: Path = FOLDER) -> tuple[int, int]:
-    """Put the runs and answers of a task's record into the cache, where it lacks them; return how many of each."""
+def restore(task: Task, folder: Path) -> tuple[int, int]:
+    """Put what the cache lacks of a task's record in ``folder`` into it; return how many runs and how many answers."""
     path = folder / f"{task.name}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if record.get("fingerprint") != fingerprint(task) or record["steps"] != task.total_steps:
         return 0, 0
     shared = {"task": task.name, "steps": task.total_steps, "constant_score": record["constant_score"]}
     runs = [RunResult(**shared, **_with_nan(run)) for run in record["runs"]]
-    known = {field.name for field in fields(Answer)}
     answers = [
-        Answer(**{key: value for key, value in judged["answer"].items() if key in known})
+        Answer(**judged["answer"])
         for row, every in record["rows"].items()
         if row in ROWS and record["versions"][row] == ROWS[row].version
         for judged in every

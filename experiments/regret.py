@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", help="folder of MNIST/, FashionMNIST/ and CIFAR-10; default: LRFIND_DATA")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="six small tasks, a coarse grid; only --out keeps them")
-    parser.add_argument("--anew", action="store_true", help="take nothing from the record; the cache still counts")
+    parser.add_argument("--anew", action="store_true", help="take nothing from the record (the cache still counts)")
     parser.add_argument("--out", type=Path, help="default: experiments/results/regret")
     given = parser.parse_args(arguments)
     _begin(given.data_root)
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     tasks = [task for task in TASKS.values() if task.name not in skipped]
     if not given.anew:
-        taken = [restore(task) for task in tasks]
+        taken = [restore(task, RESULTS / "tasks") for task in tasks]
         print(f"{sum(runs for runs, _ in taken)} runs and {sum(rows for _, rows in taken)} answers from the record")
     find_best(tasks, given.workers, given.data_root)
     ask_all(tasks, given.workers, given.data_root)

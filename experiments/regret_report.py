@@ -42,7 +42,7 @@ end. Half of these 30 tasks are plain ones, on purpose; those held out before, n
 
 The runs and answers that had not changed are those of the studies before (of 2026-11-23 and 2026-11-28), on the same \
 kind of machine. `tasks/` keeps every run and answer: in another clone the same command makes these tables again in \
-two minutes, and measures only what has changed; with `--anew`, after `python -m experiments.oracle`, all of it.
+two minutes, and measures only what has changed; with `--anew` all of it.
 
 Regret: points (of 100; accuracy, or R^2 x 100) between the mean score of the grid's best `max_lr` and that of the \
 pick, read off the grid (4 rates a decade, 3 seeds each) between its points in log lr; a pick outside the grid is \
@@ -246,7 +246,7 @@ def picture_of_cost(study: Study, path: Path) -> None:
 def _label(axes: Any, lines: list[Line]) -> None:
     """Name the points at their right, higher where a name would lie over another or over a point."""
     # Left end, right end, height of points and names.
-    taken = [(line.share - 0.012, line.share + 0.012, line.mean / 1.08) for line in lines]
+    taken = [(line.share - 0.012, line.share + 0.012, line.mean) for line in lines]
     for line in sorted(lines, key=lambda line: line.mean):
         width = 0.0115 * len(line.row)
         # Right of all points that stand close to its own.

@@ -94,7 +94,7 @@ def pick_max_lr(
 
     Returns:
         A ``Suggestion``; its ``steps_used`` counts every optimizer step taken (pilots of all ranks), its ``evidence``
-        names them. ``low`` to ``high`` held the best peak in more than 85 % of the runs of ``experiments.regret``.
+        names them. ``low`` to ``high`` held the best peak for more than 85 % of the picks of ``experiments.regret``.
 
     Raises:
         ValueError: For an unknown method, or fewer than 40 ``total_steps`` to refine.
@@ -170,7 +170,7 @@ def pick_with_curve(
             return losses_of([run[max_lr]])[max_lr]
 
         search(loss_at)
-    suggestion = suggested(pilots, swept, work, total_steps=total_steps, rule=method, usual=_usual(work))
+    suggestion = suggested(pilots, swept, work, total_steps=total_steps, epochs=epochs, rule=method, usual=_usual(work))
     if suggestion is None:
         suggestion = below_all(pilots, _alone(swept, f"{refusal} {in_vain(pilots)}", curve))
     used = swept_steps + sum(pilot.steps for pilot in run.values())

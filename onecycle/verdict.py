@@ -39,6 +39,7 @@ def suggested(
     work: Workload,
     *,
     total_steps: int,
+    epochs: float,
     rule: str,
     usual: float,
 ) -> Suggestion | None:
@@ -49,6 +50,7 @@ def suggested(
         swept: What the range test said; None where it had no answer.
         work: What they trained.
         total_steps: Optimizer steps of the run that the peak is for.
+        epochs: The same in epochs.
         rule: Name of the rule.
         usual: Where pilots begin without a range test.
     """
@@ -58,7 +60,6 @@ def suggested(
         return None
     inside = min(pilot.max_lr for pilot in pilots) < best.max_lr < max(pilot.max_lr for pilot in pilots)
     evidence = f"{_compared(pilots, work)}, {_begun(pilots[0].max_lr, swept)}"
-    epochs = total_steps / (work.steps_per_epoch or total_steps)  # a loader without a length tells no epochs
     lr = between(losses, best.start)
     decades = too_high(epochs, wrong=best.wrong, left=best.left, capacity=_capacity(work))
     cliff = near_cliff(losses, best.max_lr, best.start)

@@ -256,6 +256,7 @@ class _Dies(Dataset[tuple[Tensor, Tensor]]):
         return torch.full((6,), index / 96), torch.tensor(index % 3)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, which this system lacks")
 def test_a_worker_that_dies(make: Make, same: Callable[..., bool], tmp_path: Path):
     """torch's error comes through, and the run can go on from its last checkpoint."""
     work, mended, undisturbed = make(val=False), make(val=False), make(val=False)
