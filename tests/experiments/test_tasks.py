@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -14,10 +15,25 @@ from experiments import oracle
 from experiments.oracle import Oracle, RunResult, fingerprint, grid_lr, grid_position, run_cycle, wanted
 from experiments.tasks import TASKS, data
 from experiments.tasks.assorted_data import boards, confused, wrong
-from experiments.tasks.held_out_data import brackets, syntax
-from experiments.tasks.images import body_and_head
+from experiments.tasks.held_out_data import (
+    SYMBOLS,
+    before_and_next,
+    comments,
+    fraud,
+    mistaken_cancer,
+    odd_classes,
+    polynomial,
+    pretrained_resmlp,
+    sensors,
+    uneven,
+    unicode_names,
+    voronoi,
+)
+from experiments.tasks.images import body_and_head, images
+from experiments.tasks.medley_data import brackets, syntax
 from experiments.tasks.nets import mlp
 from experiments.tasks.optimizers import adagrad, sgd
+from experiments.tasks.tabular import cancer
 from experiments.tasks.task import R2, Split, Task, task
 
 NEEDS_NOTHING = [name for name, task in TASKS.items() if not task.needs]
@@ -127,6 +143,103 @@ def test_characters_of_code_are_tagged_in_their_place():
     assert set(kinds[codes == 0].tolist()) == {0, 4, 5}
     assert set(kinds[(codes >= ord("a") - 32) & (codes <= ord("z") - 32)].tolist()) <= {1, 2, 3, 4, 5}
     assert set(kinds[codes == ord('"') - 32].tolist()) == {4, 5}
+
+
+def needs(name: str) -> None:
+    """Skip the test where the data set is absent."""
+    if reason := data.missing(name):
+        pytest.skip(reason)
+
+
+def test_diagnoses_are_mistaken_in_the_share_asked_for_and_only_where_one_trains():
+    """The share is met within four sd; the rows and the classes to validate on are as they were."""
+    needs("scikit-learn")
+    clean, split = cancer(), mistaken_cancer(0.3)
+
+    changed = (split.train_y != clean.train_y).double().mean()
+    assert changed == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / len(clean.train_y)))
+    assert torch.equal(split.train_x, clean.train_x)
+    assert torch.equal(split.val_y, clean.val_y)
+
+
+def test_a_payment_in_33_is_false_but_half_of_those_that_validate():
+    """The share to train on within four sd, that to validate on exactly."""
+    split = fraud(6000)
+
+    assert split.train_y.double().mean() == pytest.approx(1 / 33, abs=4 * math.sqrt(1 / 33 / 6000))
+    assert split.val_y.bincount().tolist() == [1500, 1500]
+
+
+def test_points_of_a_cell_are_of_one_class():
+    """All seven classes are there, and a point is mostly of the class of its nearest neighbour."""
+    split = voronoi(6000)
+    neighbour = torch.cdist(split.val_x[:1000], split.train_x).argmin(1)
+
+    assert set(split.train_y.tolist()) == set(range(7))
+    assert (split.train_y[neighbour] == split.val_y[:1000]).double().mean() > 0.7
+
+
+def test_the_noise_on_a_polynomial_is_as_large_as_said():
+    """Targets with noise of 0.3 sd correlate with those without as 1 / sqrt(1 + 0.3^2)."""
+    exact, noised = polynomial(3000, 0.0), polynomial(3000, 0.3)
+
+    assert torch.equal(exact.train_x, noised.train_x)
+    correlation = torch.corrcoef(torch.cat([exact.train_y, noised.train_y], 1).T)[0, 1]
+    assert float(correlation) == pytest.approx(1 / math.sqrt(1.09), abs=0.01)
+
+
+def test_readings_come_in_their_own_units():
+    """The largest sd of a reading is thousands of times the smallest, none is scaled to 1 and mean 0."""
+    split = sensors(4000)
+    sds = split.train_x.std(0)
+
+    assert float(sds.max() / sds.min()) > 1000
+    assert bool((split.train_x.mean(0) > sds).all())
+
+
+def test_even_classes_have_many_images_and_odd_ones_few():
+    """To train on as asked for; to validate on all there are."""
+    needs("FashionMNIST")
+    split = uneven("FashionMNIST", 800, 40)
+
+    assert split.train_y.bincount().tolist() == [800, 40] * 5
+    assert len(split.val_y) == 4000
+
+
+def test_fine_tuning_on_the_odd_classes_sees_images_of_those_only():
+    """As many of each class as there are to validate on, numbered by half; a net's body is kept, its head is new."""
+    needs("MNIST")
+    split, whole = odd_classes("MNIST", 300), images("MNIST")
+
+    assert len(split.train_x) == 300
+    assert split.val_y.bincount().tolist() == whole.val_y.bincount().tolist()[1::2]
+    places = [int((whole.val_x == image).flatten(1).all(1).nonzero()[0]) for image in split.val_x[:50]]
+    assert whole.val_y[places].tolist() == [2 * label + 1 for label in split.val_y[:50].tolist()]
+    torch.manual_seed(0)
+    one, other = (list(pretrained_resmlp("MNIST").parameters()) for _ in range(2))
+    same = [torch.equal(*pair) for pair in zip(one, other, strict=True)]
+    assert same == [True] * (len(one) - 2) + [False] * 2
+
+
+def test_characters_to_predict_are_those_that_follow():
+    """In stretches of comments the targets are the inputs one on; a window's target lies in the window after it."""
+    split, windows = comments(20, 20000), before_and_next(10)
+
+    assert torch.equal(split.train_x[:, 1:], split.train_y[:, :-1])
+    assert not (split.train_x[:, None] == split.val_x[:50]).all(2).any()
+    overlap = (windows.train_x[:-1, 2:] == windows.train_x[1:, :-2]).all(1)
+    assert overlap.double().mean() > 0.99  # not from one block to the next
+    assert torch.equal(windows.train_y[:-1][overlap], windows.train_x[1:, -2][overlap])
+
+
+def test_lines_between_two_line_feeds_are_names_of_characters():
+    """Every whole line in a stretch names a character of Unicode."""
+    split = unicode_names(40, 20000)
+    lines = ["".join(SYMBOLS[code] for code in row).split("\n")[1:-1] for row in split.train_x.tolist()]
+    whole = [line for row in lines for line in row]
+
+    assert len(whole) > 500
+    assert all(unicodedata.lookup(line) < chr(0x3000) for line in whole)
 
 
 def test_a_task_whose_data_are_absent_says_so(monkeypatch, tmp_path):
