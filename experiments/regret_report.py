@@ -24,6 +24,7 @@ LOOKS: Mapping[Kind, tuple[str, str]] = {  # colour and marker
     "usual": (MOMENTUM, "D"),
     "search": (METRIC, "^"),
     "free": (VAL_LOSS, "v"),
+    "grid": (METRIC, "P"),
 }
 TITLES: Mapping[Kind, str] = {
     "ours": "ours",
@@ -31,6 +32,7 @@ TITLES: Mapping[Kind, str] = {
     "usual": "no measurement, or rules of thumb",
     "search": "searches, half a run",
     "free": "optimizers without a learning rate",
+    "grid": "a dozen whole runs",
 }
 HOW_TO_READ = """\
 Design: the tasks on which rules and constants were chosen. Four times some of them had been written after the rules \
@@ -223,7 +225,7 @@ def picture_of_cost(study: Study, path: Path) -> None:
     figure = Figure(figsize=(5.0 * len(shown) + 0.5, 5.8), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
     for axes, split in zip(panels, shown, strict=True):
-        lines = [line for line in study.lines(split) if ROWS[line.row].kind != "free"]
+        lines = [line for line in study.lines(split) if ROWS[line.row].kind not in ("free", "grid")]
         for line in lines:
             color, marker = LOOKS[ROWS[line.row].kind]
             axes.plot([line.share] * 2, line.interval, color=color, linewidth=1, alpha=0.6)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -65,6 +67,36 @@ class Accuracy:
         """Return the share of hits; NaN when there was no sample."""
         seen = int(self._seen)
         return int(self._correct) / seen if seen else float("nan")
+
+
+class OutputStd:
+    """Standard deviation of a model's outputs between samples; 0 where it answers the same whatever it sees.
+
+    Within a batch, root mean square over outputs and batches. Outputs that are no tensor of
+    floating-point numbers, and batches of one sample, are passed over; NaN when there were no others.
+
+    >>> import torch
+    >>> std = OutputStd()
+    >>> std.update(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    >>> std.compute() == 0.5**0.5
+    True
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._variances: list[Tensor] = []
+
+    def update(self, outputs: Any, targets: Any = None) -> None:
+        """Take in one batch; samples first, any further shape."""
+        if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim and len(outputs) > 1:
+            self._variances.append(outputs.detach().float().var(dim=0, correction=0).mean())
+
+    def compute(self) -> float:
+        """Return the standard deviation."""
+        return math.sqrt(float(torch.stack(self._variances).mean())) if self._variances else math.nan
 
 
 def share_of_hits(metrics: Mapping[str, Metric]) -> str | None:

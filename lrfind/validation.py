@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lrfind.batches import Batch, batch_size, home
-from lrfind.metrics import Metric
+from lrfind.metrics import Metric, OutputStd
 from lrfind.ranks import Ranks, is_sharded
 
 if TYPE_CHECKING:
     from lrfind.workload import Workload
+
+OUTPUT_STD = "std of the outputs"
 
 
 @torch.no_grad()
@@ -26,9 +28,14 @@ def validate(
     model: nn.Module,
     metrics: Mapping[str, Metric],
     max_batches: int | None,
+    output_std: OutputStd | None = None,
 ) -> dict[str, float]:
-    """Return ``{"loss": ..., name: ...}``, of ``model`` in eval mode, as ``Workload.evaluate`` describes it."""
-    for metric in metrics.values():
+    """Return ``{"loss": ..., name: ...}``, of ``model`` in eval mode, as ``Workload.evaluate`` describes it.
+
+    With ``output_std`` also that, under ``OUTPUT_STD``; NaN where ``loss_fn`` returns the loss alone.
+    """
+    watched: dict[str, Metric] = {**metrics} if output_std is None else {**metrics, OUTPUT_STD: output_std}
+    for metric in watched.values():
         metric.reset()
         if isinstance(metric, nn.Module):
             metric.to(work.device)
@@ -49,13 +56,13 @@ def validate(
                     f"metrics need outputs and targets; got a loss_fn that returns the loss alone, and the metrics "
                     f"{', '.join(metrics)}. Return (loss, outputs, targets) from loss_fn."
                 )
-            for metric in metrics.values():
+            for metric in watched.values():
                 metric.update(outputs, targets)
     # One transfer for the whole pass, and a sum that does not depend on the device's precision.
     values = home(losses)
     means = {"loss": math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / max(1, sum(sizes))}
     if losses:
-        means |= {name: float(metric.compute()) for name, metric in metrics.items()}
+        means |= {name: float(metric.compute()) for name, metric in watched.items()}
     of_ranks = [part for part in work.ranks.gather((sum(sizes), means)) if part[0]]
     if not of_ranks:
         raise ValueError(

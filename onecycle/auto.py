@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from torch import optim
-
 from lrfind.curve import LRCurve, NoSuggestion
 from lrfind.preserve import preserve
 from lrfind.progress import Bar
@@ -17,6 +15,7 @@ from lrfind.suggest import Suggestion
 from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
 from onecycle.epochs import WRONG_EPOCHS
+from onecycle.optimizers import scales_itself, usual_lr
 from onecycle.pilot import Pilot, Plan, ceiling, run_pilot, validated
 from onecycle.schedule import OneCycle
 from onecycle.search import climb
@@ -42,12 +41,8 @@ LONG_PILOT = 50
 # After its last step a pilot looks at the training batches that come next: so many, of so many samples, and no more
 # than an epoch.
 UNSEEN_BATCHES, UNSEEN_SAMPLES = 10, 512
-# Where the range test has no answer the pilots begin here: the middle of what suits these optimizers.
-USUAL = {"RMSprop": 1e-3, "Adagrad": 0.2}
-USUAL_ADAPTIVE, USUAL_SGD = 1e-2, 0.1
-# With these, which scale their steps themselves, a rate means nearly the same whatever the size of the loss: a range
-# test that points to more than so many times the usual one has been misled.
-SCALE_THEMSELVES = (optim.Adagrad, optim.Adam, optim.Adamax, optim.AdamW, optim.NAdam, optim.RAdam, optim.RMSprop)
+# With an optimizer that scales its own steps a range test that points to more than so many times the usual rate has
+# been misled.
 HIGHEST_BEGIN = 10.0
 
 
@@ -170,7 +165,7 @@ def pick_with_curve(
             return losses_of([run[max_lr]])[max_lr]
 
         search(loss_at)
-    suggestion = suggested(pilots, swept, work, total_steps=total_steps, epochs=epochs, rule=method, usual=_usual(work))
+    suggestion = suggested(pilots, swept, work, total_steps=total_steps, epochs=epochs, rule=method)
     if suggestion is None:
         suggestion = below_all(pilots, _alone(swept, f"{refusal} {in_vain(pilots)}", curve))
     used = swept_steps + sum(pilot.steps for pilot in run.values())
@@ -229,14 +224,9 @@ def _alone(swept: Suggestion | None, refusal: str, curve: LRCurve) -> Suggestion
     return swept
 
 
-def _usual(work: Workload) -> float:
-    name = type(work.optimizer).__name__
-    adaptive = any("betas" in group for group in work.optimizer.param_groups)
-    return USUAL.get(name, USUAL_ADAPTIVE if adaptive else USUAL_SGD)
-
-
 def _begin(work: Workload, swept: Suggestion | None) -> float:
     """Return the first peak to try."""
+    usual = usual_lr(work.optimizer)
     if swept is None:
-        return _usual(work)
-    return min(swept.lr, HIGHEST_BEGIN * _usual(work)) if isinstance(work.optimizer, SCALE_THEMSELVES) else swept.lr
+        return usual
+    return min(swept.lr, HIGHEST_BEGIN * usual) if scales_itself(work.optimizer) else swept.lr

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from lrfind.batches import Batch, endless
 from lrfind.groups import get_momentum
-from lrfind.metrics import share_of_hits
+from lrfind.metrics import OutputStd, share_of_hits
 from lrfind.preserve import Snapshot
 from lrfind.progress import Bar
 from lrfind.stopping import MEDIAN_DIFFERENCE, NOISE_FLOOR, WINDOW, StopRule
 from lrfind.sweep import BLOCK
+from lrfind.validation import OUTPUT_STD, validate
 from lrfind.workload import Workload
+from onecycle.optimizers import scales_itself
 from onecycle.schedule import OneCycle
 
 # A pilot takes so large a share of its steps to go up, and as large a share to come down; between them it stays at its
@@ -29,10 +31,15 @@ SLOPE = 0.2
 TAIL = 0.2
 # Losses at its start whose mean is that of the untrained model.
 HEAD = 3
+# A pilot ends early where its loss has risen by so many times its fall; not where the optimizer scales its own steps,
+# which brings the model back from a rise that the short way up has made.
 STOP_FACTOR = 2.0
 # A fall or rise of the training loss by so many standard errors is one; so is a fall of the validation loss by such a
 # share of itself.
 FALL, VAL_FALL = 2.0, 0.01
+# A model whose outputs differ between samples by less than this share of what they did before answers all alike. With
+# inputs in hundreds its loss may have fallen far to get there, from that of wild guesses to that of the commonest one.
+CONSTANT = 0.01
 # A pilot whose loss rose by so many standard deviations of the noise, and ended less than this share below its start,
 # has wrecked the model, which now gives the commonest answer whatever it sees: a little better than untrained.
 RISE, LITTLE = 3.0, 0.07
@@ -45,10 +52,12 @@ class Validation:
     Attributes:
         loss: Mean loss.
         hits: Of the workload's metrics the first that is a share of hits, such as the accuracy; None if none is.
+        output_std: Standard deviation of the outputs between samples; None where there is no telling.
     """
 
     loss: float
     hits: float | None = None
+    output_std: float | None = None
 
 
 def validated(work: Workload, steps: int) -> Validation | None:
@@ -63,9 +72,8 @@ def validated(work: Workload, steps: int) -> Validation | None:
 
 def _judged(work: Workload, loader: Iterable[Batch], batches: int) -> Validation:
     hits = share_of_hits(work.metrics)
-    values = work.evaluate(loader, max_batches=batches, metrics=hits is not None)
-    counted = hits is not None and math.isfinite(values[hits])
-    return Validation(values["loss"], values[hits] if hits is not None and counted else None)
+    values = validate(work, loader, work.module, {hits: work.metrics[hits]} if hits else {}, batches, OutputStd())
+    return Validation(values["loss"], _or_none(values[hits] if hits else math.nan), _or_none(values[OUTPUT_STD]))
 
 
 def ceiling(losses: Sequence[float]) -> float:
@@ -141,12 +149,19 @@ class Pilot:
         return self.before.loss - self.validation.loss > VAL_FALL * abs(self.before.loss)
 
     @property
+    def constant(self) -> bool:
+        """Whether the model now answers the same whatever it sees: its outputs hardly differ between samples."""
+        after, before = (judged.output_std if judged else None for judged in (self.validation, self.before))
+        return after is not None and before is not None and after < CONSTANT * before
+
+    @property
     def failed(self) -> bool:
         """Whether it diverged, made the training loss worse, wrecked the model, or learned nothing and ended higher.
 
-        Worse: by more than the noise between batches.
+        Worse: by more than the noise between batches. Wrecked: it answers the same whatever it sees; or so it seems by
+        its losses.
         """
-        if not (math.isfinite(self.loss) and self.fall_z >= -FALL):
+        if not (math.isfinite(self.loss) and self.fall_z >= -FALL) or self.constant:
             return True
         if self.rise_z > RISE and self.start - self.loss < LITTLE * abs(self.start):
             return True
@@ -177,7 +192,7 @@ class Plan:
         steps: Optimizer steps.
         unseen: Groups of batches to look at after the last step, for ``Pilot.unseen``; 0: none.
         before: What ``validated`` says where they begin.
-        ceiling: A training loss that stays above this has diverged.
+        ceiling: A training loss that stays above this has diverged, unless the optimizer scales its own steps.
     """
 
     shape: OneCycle
@@ -212,7 +227,7 @@ def _train(work: Workload, plan: Plan, max_lr: float, bar: Bar) -> Pilot:
     steps = plan.steps
     slope = max(1, round(SLOPE * steps))
     scheduler = _slopes(work, plan.shape, max_lr, slope).scheduler(work.optimizer)
-    rule = StopRule(STOP_FACTOR, ceiling=plan.ceiling)
+    rule = StopRule(math.inf) if scales_itself(work.optimizer) else StopRule(STOP_FACTOR, ceiling=plan.ceiling)
     losses: list[float] = []
     unread: list[Tensor] = []
     block, taken = _block(work), 0
@@ -280,6 +295,10 @@ def _noise(losses: Sequence[float]) -> float:
     """Return the standard deviation between batches, by the differences of neighbours: blind to slopes."""
     differences = [abs(after - before) for before, after in pairwise(losses)]
     return median(differences) / MEDIAN_DIFFERENCE if differences else 0.0
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _or_inf(loss: float) -> float:

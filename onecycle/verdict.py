@@ -13,6 +13,7 @@ from lrfind.suggest import Suggestion
 from lrfind.workload import Workload
 from onecycle.ageing import ageing
 from onecycle.epochs import too_high
+from onecycle.optimizers import usual_lr
 from onecycle.pilot import Pilot
 from onecycle.search import STEP, between, leader, near_cliff
 
@@ -41,7 +42,6 @@ def suggested(
     total_steps: int,
     epochs: float,
     rule: str,
-    usual: float,
 ) -> Suggestion | None:
     """Return the suggestion that pilots give; None if all failed, or nothing has learned in range test or pilots.
 
@@ -52,7 +52,6 @@ def suggested(
         total_steps: Optimizer steps of the run that the peak is for.
         epochs: The same in epochs.
         rule: Name of the rule.
-        usual: Where pilots begin without a range test.
     """
     losses = losses_of(pilots)
     best = next(pilot for pilot in pilots if pilot.max_lr == leader(losses, pilots[0].start))
@@ -82,7 +81,7 @@ def suggested(
         high=min([lr * 10**above, *failed]),
         rule=rule,
         warnings=(
-            *(() if swept is not None or inside else (_unsure(pilots, work, usual),)),
+            *(() if swept is not None or inside else (_unsure(pilots, work),)),
             *(() if work.train_loader is None or rewinds(work.train_loader) else (STREAM,)),
         ),
         group_lrs=tuple(lr * ratio for ratio in lr_ratios(work.optimizer)),
@@ -127,7 +126,8 @@ def _compared(pilots: Sequence[Pilot], work: Workload) -> str:
     return f"{len(pilots)} pilots of {max(pilot.steps for pilot in pilots)} steps by {told} ({losses})"
 
 
-def _unsure(pilots: Sequence[Pilot], work: Workload, usual: float) -> str:
+def _unsure(pilots: Sequence[Pilot], work: Workload) -> str:
+    usual = usual_lr(work.optimizer)
     return (
         f"The range test gave no answer; the pilots began at {pilots[0].max_lr:.2g}, where {usual:.2g} is usual for "
         f"{type(work.optimizer).__name__}. Look at its curve before a long run."

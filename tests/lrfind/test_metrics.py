@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lrfind.metrics import Accuracy, Metric, share_of_hits
+from lrfind.metrics import Accuracy, Metric, OutputStd, share_of_hits
 
 
 def test_is_a_mean_over_samples_not_batches():
@@ -94,3 +94,56 @@ def test_share_of_hits_reads_torchmetrics():
     assert share_of_hits(metrics) == "accuracy"
     del metrics["accuracy"]
     assert share_of_hits(metrics) is None
+
+
+# -- the outputs' deviation ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 3), (40, 3, 5)])
+def test_output_std_is_that_between_samples(shape):
+    """Within batches, about each output's own mean: what all samples share does not count."""
+    outputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    std = OutputStd()
+
+    for batch in outputs.split(20):
+        std.update(batch + 1e3 * torch.ones(shape[1:]))
+
+    variances = [batch.double().var(dim=0, correction=0).mean() for batch in outputs.split(20)]
+    assert std.compute() == pytest.approx(float(torch.stack(variances).mean()) ** 0.5, rel=1e-3)
+
+
+def test_the_output_std_of_one_answer_is_0():
+    """To the last bit, whatever the answer is."""
+    std = OutputStd()
+    std.update(torch.tensor([[0.1, -7.3, 1e4]]).expand(33, 3))
+
+    assert std.compute() == 0.0
+
+
+def test_output_std_takes_batches_of_any_length():
+    """Of sequences padded to the longest of their batch, for one."""
+    std = OutputStd()
+    std.update(torch.tensor([[0.0, 0.0], [2.0, 2.0]]))
+    std.update(torch.tensor([[0.0], [0.0], [0.0]]))
+
+    assert std.compute() == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize(
+    "outputs", [None, {"logits": torch.ones(2, 2)}, torch.tensor([1, 2]), torch.tensor(0.5), torch.ones(1, 3)]
+)
+def test_no_output_std(outputs):
+    """No outputs, several, whole numbers, a single number, a single sample."""
+    std = OutputStd()
+    std.update(outputs)
+
+    assert math.isnan(std.compute())
+
+
+def test_output_std_forgets():
+    """A reset leaves nothing of what came before."""
+    std = OutputStd()
+    std.update(torch.tensor([0.0, 1.0]))
+    std.reset()
+
+    assert math.isnan(std.compute())

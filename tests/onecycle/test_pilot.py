@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrfind import preserve
+from lrfind import Workload, preserve
 from lrfind.batches import endless
 from lrfind.progress import Bar
 from onecycle.pilot import Pilot, Plan, Validation, ceiling, run_pilot, validated
@@ -84,7 +84,7 @@ def test_looks_at_the_batches_that_come_next(make, monkeypatch):
 
     trained = [parts for parts, _ in seen[:5]]
     assert all(torch.equal(parts[0], group[0][0]) for parts, group in zip(trained, groups, strict=False))
-    assert judged.unseen == Validation(expected["loss"], expected["accuracy"])
+    assert (judged.unseen.loss, judged.unseen.hits) == (expected["loss"], expected["accuracy"])
     assert plain == replace(judged, unseen=None)
 
 
@@ -131,6 +131,24 @@ def test_one_that_diverges_stops_early(make):
     assert bad.validation == Validation(math.inf)
     assert (good.failed, bad.failed, bad.learned) == (False, True, False)
     assert math.isfinite(bad.first_loss)
+
+
+@pytest.mark.parametrize(("optimizer", "taken"), [("sgd", 16), ("adamw", 40), ("rmsprop", 40), ("adagrad", 40)])
+def test_a_rise_ends_no_pilot_whose_optimizer_scales_its_own_steps(make, optimizer, taken):
+    """It comes back from what would be the end of another; of a loss that is no number none comes back."""
+    work = make(optimizer)
+    told = iter([2.0] * 12 + [30.0] * 60)
+    lost = iter([2.0] * 12 + [math.nan] * 60)
+    step = work.step
+
+    with preserve(work) as start:
+        work.step = lambda group: step(group)._replace(loss=torch.tensor(next(told)))
+        risen = pilot(work, start, 1e-3, steps=40, ceiling=5.0)
+        work.step = lambda group: step(group)._replace(loss=torch.tensor(next(lost)))
+        broken = pilot(work, start, 1e-3, steps=40, ceiling=5.0)
+
+    assert risen.steps == pytest.approx(taken, abs=2)
+    assert broken.steps < 20
 
 
 def test_one_that_stays_above_the_ceiling_stops_at_once(make):
@@ -187,8 +205,11 @@ def test_validated_at_its_end(make, val):
 
     assert result.first_loss == pytest.approx(sum(losses[:3]) / 3)
     assert result.train_loss == pytest.approx(sum(losses[-4:]) / 4)
-    assert result.before == (Validation(before["loss"], before["accuracy"]) if val else None)
-    assert result.validation == (Validation(after["loss"], after["accuracy"]) if val else None)
+    for judged, expected in ((result.before, before), (result.validation, after)):
+        if expected is None:
+            assert judged is None
+        else:
+            assert (judged.loss, judged.hits) == (expected["loss"], expected["accuracy"])
 
 
 @pytest.mark.parametrize(
@@ -325,6 +346,60 @@ def test_a_wrecked_model_has_failed(val, rise_z, failed):
     """A training loss that rose far and came back to a little below its start is that of a model that ignores its
     inputs; one that came down further has recovered."""
     assert outcome(val=val, rise_z=rise_z).failed is failed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "constant"),
+    [(10.0, 0.0, True), (10.0, 0.09, True), (10.0, 0.11, False), (0.0, 0.0, False), (None, 0.0, False)],
+)
+def test_a_model_that_answers_all_alike_has_failed(before, after, constant):
+    """However far its loss has fallen; where its outputs differed before, that is."""
+    fell = outcome(first=16.7, train=1.1, val=1.1, fall_z=300.0)
+    one = replace(
+        fell, validation=replace(fell.validation, output_std=after), before=replace(fell.before, output_std=before)
+    )
+
+    assert (one.constant, one.failed) == (constant, constant)
+
+
+def test_tells_dead_units_from_learning():
+    """Inputs in hundreds, on two classes: a peak that kills all units leaves the loss of the commonest answer, far
+    below that of wild guesses; it has failed, a lower one has not."""
+    torch.manual_seed(0)
+    x = 300 + 100 * torch.randn(400, 4)
+    y = (x[:, 0] > 300).long()
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    batches = list(zip(x.split(20), y.split(20), strict=True))
+    work = Workload(model, torch.optim.Adam(model.parameters()), nn.CrossEntropyLoss(), batches, batches[:10])
+
+    with preserve(work) as start:
+        low, high = pilot(work, start, 1e-3, steps=20), pilot(work, start, 3.0, steps=20)
+
+    assert high.validation.loss < 0.1 * high.start
+    assert high.fall_z > 2
+    assert (low.constant, low.failed) == (False, False)
+    assert (high.constant, high.failed) == (True, True)
+
+
+def test_a_loss_without_outputs_tells_no_output_std(make):
+    """A loss_fn that returns the loss alone is enough for pilots."""
+    work = make()
+    criterion = nn.CrossEntropyLoss()
+    alone = Workload(
+        work.model,
+        work.optimizer,
+        train_loader=work.train_loader,
+        val_loader=work.val_loader,
+        loss_fn=lambda model, batch: criterion(model(batch[0]), batch[1]),
+    )
+    with preserve(work) as start:
+        with_outputs = pilot(work, start)
+    with preserve(alone) as start:
+        without = pilot(alone, start)
+
+    assert without.validation.output_std is None
+    assert with_outputs.validation.output_std > 0
+    assert without.validation.loss == with_outputs.validation.loss
 
 
 def test_says_how_far_the_loss_rose(make):

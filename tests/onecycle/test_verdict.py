@@ -33,7 +33,7 @@ def pilots(losses: dict[float, float], train: float = 0.2) -> list[Pilot]:
 
 def said(work, losses, swept=SWEPT, total_steps=100, train=0.2):
     epochs = total_steps / (work.steps_per_epoch or total_steps)
-    return suggested(pilots(losses, train), swept, work, total_steps=total_steps, epochs=epochs, rule="auto", usual=0.1)
+    return suggested(pilots(losses, train), swept, work, total_steps=total_steps, epochs=epochs, rule="auto")
 
 
 INSIDE = {0.1: 0.5, 0.3: 0.7, 0.03: 0.7}
@@ -175,7 +175,7 @@ def test_no_answer(make, losses, swept, outcome):
     """Where all failed, or neither range test nor pilots have learned anything."""
     given = [replace(pilot, fall_z=min(pilot.fall_z, 1.0)) for pilot in pilots(losses)]
 
-    assert suggested(given, swept, make(), total_steps=100, epochs=5, rule="auto", usual=0.1) is None
+    assert suggested(given, swept, make(), total_steps=100, epochs=5, rule="auto") is None
     assert in_vain(given) == f"Then 2 pilots tried peaks from 0.03 to 0.1. {outcome}."
 
 
