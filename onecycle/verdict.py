@@ -101,8 +101,9 @@ def below_all(pilots: Sequence[Pilot], swept: Suggestion) -> Suggestion:
         group_lrs=tuple(rate * lr / swept.lr for rate in swept.group_lrs),
         warnings=(
             *swept.warnings,
-            f"Every pilot diverged or made the loss worse, from a peak of {failed:.2g} up, where the range test said "
-            f"{swept.lr:.2g}. Check the first losses of a short run, and lower max_lr further if they rise.",
+            f"Every pilot diverged, made the loss worse or wrecked the model, from a peak of {failed:.2g} up, where "
+            f"the range test said {swept.lr:.2g}. Check the first losses of a short run, and lower max_lr further if "
+            "they rise.",
         ),
         evidence=f"{swept.evidence}; lowered from {swept.lr:.2g}, since {len(pilots)} pilots failed",
     )
