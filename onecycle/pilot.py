@@ -34,6 +34,8 @@ HEAD = 3
 # A pilot ends early where its loss has risen by so many times its fall; not where the optimizer scales its own steps,
 # which brings the model back from a rise that the short way up has made.
 STOP_FACTOR = 2.0
+# Weight of the share by which the training loss has fallen, beside a validation loss and hits of weight 1 each.
+TRAINING = 0.1
 # A fall or rise of the training loss by so many standard errors is one; so is a fall of the validation loss by such a
 # share of itself.
 FALL, VAL_FALL = 2.0, 0.01
@@ -124,7 +126,9 @@ class Pilot:
 
         Where hits are counted too, the mean of that loss and of the share of misses left, in units of the loss before
         the first step: the loss alone rises long before the accuracy falls, where a model grows sure of its errors.
-        Above that of the untrained model a loss says how sure the model is, hardly how good, and counts as that.
+        Above that of the untrained model a loss says how sure the model is, hardly how good, and counts as that. Where
+        the hits do not tell either, as with rare classes that none of the pilots finds yet, the training loss does:
+        what it has fallen by counts a tenth.
         """
         if self.validation is None or self.before is None:
             return self.train_loss
@@ -132,7 +136,8 @@ class Pilot:
         worst, guessed = self.before.loss, self.before.hits
         if hits is None or guessed is None or not (guessed < 1 and worst > 0 and loss < math.inf):
             return loss
-        return (min(loss, worst) + worst * (1 - hits) / (1 - guessed)) / 2
+        learned = TRAINING * (1 - min(self.left, 1.0))
+        return (min(loss, worst) - worst * learned + worst * (1 - hits) / (1 - guessed)) / 2
 
     @property
     def start(self) -> float:

@@ -436,7 +436,10 @@ def test_every_pilot_diverged(make, monkeypatch, val):
     assert found.suggestion.lr == pytest.approx(lowest / 10**0.5)
     assert found.suggestion.low <= found.suggestion.lr < found.suggestion.high == lowest
     assert found.suggestion.group_lrs == pytest.approx((found.suggestion.lr,))
-    assert "Every pilot diverged, made the loss worse or wrecked the model, from a peak of" in found.suggestion.warnings[-1]
+    assert (
+        "Every pilot diverged, made the loss worse or wrecked the model, from a peak of"
+        in found.suggestion.warnings[-1]
+    )
     assert found.suggestion.evidence.endswith("failed")
 
 

@@ -215,7 +215,7 @@ def test_validated_at_its_end(make, val):
 @pytest.mark.parametrize(
     ("val", "hits", "guessed", "loss"),
     [
-        (None, None, None, 0.5),  # the training loss
+        (None, None, None, 2.0),  # the training loss
         (1.0, None, None, 1.0),  # the validation loss
         (1.0, 0.75, 0.5, 1.0),  # half of either is left, of a loss of 2
         (1.0, 1.0, 0.5, 0.5),
@@ -227,10 +227,25 @@ def test_validated_at_its_end(make, val):
 )
 def test_compared_by_loss_and_hits(val, hits, guessed, loss):
     """In equal parts by the share of the validation loss and of the misses that are left, in units of the loss."""
-    one = outcome(2.0, 0.5, val, hits=hits, guessed=guessed)
+    one = outcome(2.0, 2.0, val, hits=hits, guessed=guessed)
 
     assert one.loss == loss
     assert one.start == 2.0
+
+
+@pytest.mark.parametrize(("val", "hits"), [(4.0, 0.5), (1.0, 0.75)])
+def test_training_counts_a_tenth_where_hits_are_counted(val, hits):
+    """So it decides where no pilot has found a rare class yet; a rise of it counts nothing."""
+    none, some, most, worse = (outcome(2.0, train, val, hits=hits, guessed=0.5) for train in (2.0, 1.0, 0.0, 5.0))
+
+    assert worse.loss == none.loss
+    assert none.loss - some.loss == pytest.approx(0.05)
+    assert none.loss - most.loss == pytest.approx(0.1)
+
+
+def test_training_does_not_count_beside_a_validation_loss_alone():
+    """That tells by itself."""
+    assert outcome(2.0, 2.0, 1.0).loss == outcome(2.0, 0.5, 1.0).loss
 
 
 def test_hits_that_are_no_number_do_not_count(make):
