@@ -15,7 +15,7 @@ from experiments import oracle
 from experiments.oracle import Oracle, RunResult, fingerprint, grid_lr, grid_position, run_cycle, wanted
 from experiments.tasks import TASKS, data
 from experiments.tasks.assorted_data import boards, confused, wrong
-from experiments.tasks.held_out_data import (
+from experiments.tasks.diverse_data import (
     SYMBOLS,
     before_and_next,
     comments,

@@ -1,4 +1,4 @@
-"""Data of the tasks of ``held_out``: made-up tables, uneven classes, nets trained on the even classes, comments."""
+"""Data of the tasks of ``diverse``: made-up tables, uneven classes, nets trained on the even classes, comments."""
 
 from __future__ import annotations
 
