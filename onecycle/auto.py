@@ -69,12 +69,13 @@ def pick_max_lr(
     A short range test says where to look. Two to five pilots, cycles as long as the budget allows that stay at their
     peaks, all from the same weights on the same batches, say what is best there: where there is a ``val_loader`` by
     validation loss, and in equal parts by the accuracy where the workload measures one (the first of its metrics with
-    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have). The answer is their mean in log lr,
-    weighted by how well they did, and lower where the next peak above has failed: its loss diverged or rose, or the
-    model came to answer the same whatever it sees. What a run of many epochs learns by heart, wrong labels above all, a
-    short pilot does not show; but it shows what is left to be learned so, and the answer is lowered for that, the more
-    epochs the more, unless the model has too few parameters to learn it. Where an optimizer's own step changes with the
-    number of steps (Adagrad, RMSprop, RAdam) the answer is carried over to the run's length.
+    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have), with a little of the training loss. The
+    answer is their mean in log lr, weighted by how well they did, and lower where the next peak above has failed: its
+    loss diverged or rose, or the model came to answer the same whatever it sees. What a run of many epochs learns by
+    heart, wrong labels above all, a short pilot does not show; but it shows what is left to be learned so, and the
+    answer is lowered for that, the more epochs the more, unless the model has too few parameters to learn it. Where an
+    optimizer's own step changes with the number of steps (Adagrad, RMSprop, RAdam) the answer is carried over to the
+    run's length.
 
     Args:
         work: What will be trained.

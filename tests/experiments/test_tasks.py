@@ -29,6 +29,19 @@ from experiments.tasks.diverse_data import (
     unicode_names,
     voronoi,
 )
+from experiments.tasks.held_out_data import (
+    GARMENTS,
+    concrete,
+    few_patients,
+    identifiers,
+    loans,
+    next_of_name,
+    octants,
+    other_classes,
+    pretrained_on_garments,
+    strings,
+    turned,
+)
 from experiments.tasks.images import body_and_head, images
 from experiments.tasks.medley_data import brackets, syntax
 from experiments.tasks.nets import mlp
@@ -240,6 +253,90 @@ def test_lines_between_two_line_feeds_are_names_of_characters():
 
     assert len(whole) > 500
     assert all(unicodedata.lookup(line) < chr(0x3000) for line in whole)
+
+
+def test_concrete_is_stronger_the_older_and_the_drier():
+    """Strength rises with age and falls with water; the units are the table's own unless they are scaled."""
+    split = concrete(2000, normalise=False)
+    strength = split.train_y[:, 0]
+    names = ("cement", "slag", "water", "softener", "coarse", "fine", "age")
+    with_strength = {
+        name: float(torch.corrcoef(torch.stack([split.train_x[:, at], strength]))[0, 1])
+        for at, name in enumerate(names)
+    }
+
+    assert with_strength["age"] > 0.2
+    assert with_strength["cement"] > 0.2
+    assert with_strength["water"] < -0.1
+    assert float(split.train_x[:, 4].min()) >= 800
+    assert abs(float(concrete(2000).train_x.mean())) < 0.1
+
+
+def test_a_loan_in_15_is_lost_but_half_of_those_that_validate():
+    """The share to train on within four sd, that to validate on exactly."""
+    split = loans(8000)
+
+    assert split.train_y.double().mean() == pytest.approx(1 / 15, abs=4 * math.sqrt(1 / 15 / 8000))
+    assert split.val_y.bincount().tolist() == [1500, 1500]
+
+
+def test_the_octants_are_about_as_large():
+    """Eight classes, each between a tenth and a sixth of the points."""
+    shares = octants(6000).train_y.bincount() / 6000
+
+    assert len(shares) == 8
+    assert 0.1 < float(shares.min()) < float(shares.max()) < 1 / 6
+
+
+def test_few_patients_and_all_the_others():
+    """No row is lost and none is in both parts."""
+    few, whole = few_patients(60), cancer()
+
+    assert len(few.train_x) == 60
+    assert len(few.train_x) + len(few.val_x) == len(whole.train_x) + len(whole.val_x)
+    assert float(torch.cdist(few.train_x, few.val_x).min()) > 0
+
+
+def test_images_are_turned_by_as_many_quarters_as_they_say():
+    """Turned back they are the images they were; all four turns are as frequent."""
+    needs("MNIST")
+    split, upright = turned("MNIST", 2000), images("MNIST", 2000)
+    back = torch.stack([x.rot90(-int(y), (1, 2)) for x, y in zip(split.train_x, split.train_y, strict=True)])
+
+    assert torch.equal(back, upright.train_x)
+    assert (split.train_y.bincount() / 2000).tolist() == pytest.approx([0.25] * 4, abs=0.04)
+
+
+def test_fine_tuning_on_other_classes_sees_none_of_the_old():
+    """Numbered 0 to 4 in order; a net's body is kept, its head is new."""
+    needs("FashionMNIST")
+    split, whole = other_classes("FashionMNIST", GARMENTS, 300), images("FashionMNIST")
+    others = [label for label in range(10) if label not in GARMENTS]
+
+    assert len(split.train_x) == 300
+    assert split.val_y.bincount().tolist() == whole.val_y.bincount()[others].tolist()
+    torch.manual_seed(0)
+    one, other = (list(pretrained_on_garments().parameters()) for _ in range(2))
+    same = [torch.equal(*pair) for pair in zip(one, other, strict=True)]
+    assert same == [True] * (len(one) - 2) + [False] * 2
+
+
+def test_strings_are_followed_by_what_follows():
+    """Targets are the inputs one on, and no stretch to validate on is one to train on."""
+    split = strings(20, 20000)
+
+    assert torch.equal(split.train_x[:, 1:], split.train_y[:, :-1])
+    assert not (split.train_x[:, None] == split.val_x[:50]).all(2).any()
+
+
+def test_a_name_is_on_one_side_only():
+    """Names are whole words, each once; the first context of each is blank."""
+    names, split = identifiers(), next_of_name(6)
+
+    assert len(names) == len(set(names)) > 3000
+    assert all(name.isidentifier() and len(name) >= 4 for name in names)
+    blank = (split.val_x == 0).all(1)
+    assert int(blank.sum()) == len(names[9::10])
 
 
 def test_a_task_whose_data_are_absent_says_so(monkeypatch, tmp_path):
