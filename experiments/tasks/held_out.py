@@ -44,15 +44,6 @@ from experiments.tasks.text import VOCABULARY
 
 _WRITTEN: list[Task] = [
     task(
-        "concrete-unnormalised-mlp-adam-b32",
-        500,
-        functools.partial(concrete, 700, normalise=False),
-        lambda: mlp(7, 64, 64, 1),
-        adam(),
-        32,
-        score="r2",
-    ),
-    task(
         "concrete-resmlp-sgd-b128",
         300,
         functools.partial(concrete, 4000),
@@ -76,15 +67,6 @@ _WRITTEN: list[Task] = [
         lambda: mlp(9, 96, 96, 8),
         adagrad(),
         64,
-    ),
-    task(
-        "wine-logistic-rmsprop-b10",
-        150,
-        wine,
-        lambda: mlp(13, 3),
-        rmsprop(),
-        10,
-        needs=SKLEARN,
     ),
     task(
         "friedman1-mlp-sgd0-b256",

@@ -57,7 +57,7 @@ ANIMALS = (3, 4, 5, 6, 7)  # of CIFAR-10: those with four legs
 
 
 @functools.cache
-def concrete(train: int, *, normalise: bool = True) -> Split:
+def concrete(train: int) -> Split:
     """How strong is concrete, made up, by its kilograms of this and that a cubic metre and its age in days?"""
     rng = default_rng(100)
     count = train + 3000
@@ -69,7 +69,7 @@ def concrete(train: int, *, normalise: bool = True) -> Split:
     ripe = np.log1p(age) / np.log(29) * (1 - 0.3 * (slag > 0) * np.exp(-age / 20))
     strength = 96 / 6 ** ((water - 1.5 * softener) / binder) * ripe + 0.01 * (coarse - 0.5 * fine)
     x = np.stack([cement, slag, water, softener, coarse, fine, age], 1)
-    return split_rows(x, strength + rng.normal(0, 4, count), train, normalise=normalise)
+    return split_rows(x, strength + rng.normal(0, 4, count), train)
 
 
 @functools.cache
