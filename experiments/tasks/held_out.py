@@ -37,7 +37,6 @@ from experiments.tasks.nets import (
     normed_mlp,
 )
 from experiments.tasks.optimizers import adagrad, adam, adamw, nesterov, rmsprop, sgd
-from experiments.tasks.sundry import wine
 from experiments.tasks.tabular import SKLEARN, clusters, friedman, teacher
 from experiments.tasks.task import Task, task
 from experiments.tasks.text import VOCABULARY
