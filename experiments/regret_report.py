@@ -44,8 +44,8 @@ end. Two more tasks had been written, and were left out before any pick on them 
 of a grid: the score of one falls on one side only (wine, a logistic regression), the noise of the other is 8 points \
 (concrete, inputs in hundreds). With those `auto` has 1.58 in the mean and 24.8 at worst, `refine` 1.08 and 9.7.
 
-How hard the tasks are that are held out differs from set to set. The last three, each at its first look with the rules \
-of its time, mean, median, worst: `auto` 1.04, 0.55, 6.0 (30 tasks), 2.06, 0.76, 16.0 (32) and 0.79, 0.58, 2.6 (28), \
+How hard the tasks held out are differs from set to set. The last three, each at its first look with the rules of its \
+time, mean, median, worst: `auto` 1.04, 0.55, 6.0 (30 tasks), 2.06, 0.76, 16.0 (32) and 0.79, 0.58, 2.6 (28), \
 together 1.32, 0.60, 16.0 (95 % of the mean: 0.89 to 1.86); `refine` 0.89, 0.47, 4.5, then 3.04, 0.50, 24.7 and 0.77, \
 0.51, 2.5, together 1.62, 0.50, 24.7; fastai's minimum together 4.15, 1.00, 61.0.
 
