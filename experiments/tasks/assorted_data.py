@@ -16,8 +16,9 @@ from numpy.random import default_rng
 from torch import Tensor, nn
 
 from experiments.tasks import data
-from experiments.tasks.images import images, pretrained
+from experiments.tasks.images import images, pretrained_cnn
 from experiments.tasks.nets import CharRNN
+from experiments.tasks.pretrained import pretrained
 from experiments.tasks.tabular import clusters, split_rows
 from experiments.tasks.task import Split
 from experiments.tasks.text import MODULES, VOCABULARY, encode, sequences, source
@@ -223,7 +224,7 @@ def digits_as_mnist(train: int) -> Split:
 
 def pretrained_on_mnist() -> nn.Module:
     """Return a CNN trained on half of MNIST's classes, with a fresh head for ten."""
-    net = pretrained("MNIST")
+    net = pretrained_cnn("MNIST")
     assert isinstance(net, nn.Sequential)
     net[-1] = nn.Linear(net[-1].in_features, 10)
     return net
@@ -298,25 +299,9 @@ def _char_gru() -> CharRNN:
 
 def pretrained_on_topics() -> nn.Module:
     """Return a character model of Python's language reference, head and all."""
-    net = _char_gru()
-    net.load_state_dict(_pretraining_on_topics())
-    return net
 
-
-@functools.cache
-def _pretraining_on_topics() -> dict[str, Tensor]:
-    def train() -> dict[str, Tensor]:
+    def topics() -> tuple[Tensor, Tensor]:
         split = sequences("topics")
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            net = _char_gru()
-            optimizer = torch.optim.Adam(net.parameters(), lr=4e-3)
-            for _ in range(600):
-                chosen = torch.randint(len(split.train_x), (64,))
-                optimizer.zero_grad()
-                outputs = net(split.train_x[chosen]).flatten(0, 1)
-                nn.functional.cross_entropy(outputs, split.train_y[chosen].flatten()).backward()
-                optimizer.step()
-        return net.state_dict()
+        return split.train_x, split.train_y
 
-    return data.kept("topics-gru", train)
+    return pretrained("topics-gru", topics, _char_gru, 600, lr=4e-3, fresh_head=False)

@@ -6,17 +6,16 @@ import functools
 import io
 import tokenize
 import unicodedata
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.random import default_rng
 from torch import Tensor, nn
 
-from experiments.tasks import data
 from experiments.tasks.assorted_data import stretches, wrong
 from experiments.tasks.images import images
 from experiments.tasks.nets import ResidualMLP, ResNet
+from experiments.tasks.pretrained import pretrained
 from experiments.tasks.tabular import cancer, split_rows
 from experiments.tasks.task import Split
 from experiments.tasks.text import encode, source
@@ -151,39 +150,18 @@ def _small_resmlp() -> nn.Module:
 
 def pretrained_resnet(name: str) -> nn.Module:
     """Return a residual network for colour images trained on the even classes, with a fresh head."""
-    return _pretrained(name, "resnet", _small_resnet)
+    return pretrained(f"{name}-even-classes-resnet", functools.partial(_even_classes, name), _small_resnet, 500)
 
 
 def pretrained_resmlp(name: str) -> nn.Module:
     """Return a residual MLP for 14 x 14 pixels trained on the even classes, with a fresh head."""
-    return _pretrained(name, "resmlp", _small_resmlp)
+    return pretrained(f"{name}-even-classes-resmlp", functools.partial(_even_classes, name), _small_resmlp, 500)
 
 
-def _pretrained(name: str, kind: str, make: Callable[[], nn.Module]) -> nn.Module:
-    net = make()
-    head = {key: tensor.clone() for key, tensor in list(net.state_dict().items())[-2:]}
-    net.load_state_dict(_pretraining(name, kind, make) | head)
-    return net
-
-
-@functools.cache
-def _pretraining(name: str, kind: str, make: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    def train() -> dict[str, Tensor]:
-        split = images(name)
-        inside = split.train_y % 2 == 0
-        x, y = split.train_x[inside], split.train_y[inside] // 2
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            net = make()
-            optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-            for _ in range(500):
-                chosen = torch.randint(len(x), (64,))
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
-                optimizer.step()
-        return net.state_dict()
-
-    return data.kept(f"{name}-even-classes-{kind}", train)
+def _even_classes(name: str) -> tuple[Tensor, Tensor]:
+    split = images(name)
+    inside = split.train_y % 2 == 0
+    return split.train_x[inside], split.train_y[inside] // 2
 
 
 # Sequences

@@ -7,17 +7,16 @@ import functools
 import io
 import keyword
 import tokenize
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.random import default_rng
 from torch import Tensor, nn
 
-from experiments.tasks import data
 from experiments.tasks.assorted_data import stretches
 from experiments.tasks.images import images
 from experiments.tasks.nets import ResNet, cnn
+from experiments.tasks.pretrained import pretrained
 from experiments.tasks.tabular import cancer, split_rows
 from experiments.tasks.task import Split
 from experiments.tasks.text import VOCABULARY, encode, source
@@ -147,37 +146,17 @@ def _animal_net() -> nn.Module:
 
 def pretrained_on_garments() -> nn.Module:
     """Return a CNN with BatchNorm trained on five classes of Fashion-MNIST, with a fresh head."""
-    return _fresh_head(_garment_net(), _pretraining("FashionMNIST", "garments", GARMENTS, _garment_net))
+    return pretrained("FashionMNIST-garments", functools.partial(_seen, "FashionMNIST", GARMENTS), _garment_net, 500)
 
 
 def pretrained_on_animals() -> nn.Module:
     """Return a residual network trained on five classes of CIFAR-10, with a fresh head."""
-    return _fresh_head(_animal_net(), _pretraining("CIFAR-10", "animals", ANIMALS, _animal_net))
+    return pretrained("CIFAR-10-animals", functools.partial(_seen, "CIFAR-10", ANIMALS), _animal_net, 500)
 
 
-def _fresh_head(net: nn.Module, trained: dict[str, Tensor]) -> nn.Module:
-    head = {key: tensor.clone() for key, tensor in list(net.state_dict().items())[-2:]}
-    net.load_state_dict(trained | head)
-    return net
-
-
-@functools.cache
-def _pretraining(name: str, kind: str, classes: tuple[int, ...], make: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    def train() -> dict[str, Tensor]:
-        split = images(name)
-        x, y = _of_classes(split.train_x, split.train_y, classes)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            net = make()
-            optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-            for _ in range(500):
-                chosen = torch.randint(len(x), (64,))
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
-                optimizer.step()
-        return net.state_dict()
-
-    return data.kept(f"{name}-{kind}", train)
+def _seen(name: str, classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    split = images(name)
+    return _of_classes(split.train_x, split.train_y, classes)
 
 
 # Sequences

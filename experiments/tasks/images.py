@@ -22,6 +22,7 @@ from experiments.tasks.nets import (
     mlp,
 )
 from experiments.tasks.optimizers import adagrad, adam, adamw, nesterov, rmsprop, sgd
+from experiments.tasks.pretrained import pretrained
 from experiments.tasks.tabular import SKLEARN, flipped
 from experiments.tasks.task import Split, Task, task
 
@@ -119,30 +120,14 @@ def _small_cnn() -> nn.Sequential:
     return cnn(1, 8, 5, size=14, batch_norm=False, hidden=32)
 
 
-def pretrained(name: str) -> nn.Module:
+def pretrained_cnn(name: str) -> nn.Module:
     """Return a CNN trained on the first half of the classes, with a fresh head."""
-    net = _small_cnn()
-    head = {key: tensor.clone() for key, tensor in list(net.state_dict().items())[-2:]}
-    net.load_state_dict(_pretraining(name) | head)
-    return net
 
-
-@functools.cache
-def _pretraining(name: str) -> dict[str, Tensor]:
-    def train() -> dict[str, Tensor]:
+    def first_half() -> tuple[Tensor, Tensor]:
         split = _half_of_the_classes(name, 0)[0]
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            net = _small_cnn()
-            optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-            for _ in range(300):
-                chosen = torch.randint(len(split.train_x), (64,))
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(split.train_x[chosen]), split.train_y[chosen]).backward()
-                optimizer.step()
-        return net.state_dict()
+        return split.train_x, split.train_y
 
-    return data.kept(f"{name}-14-first-half-cnn", train)
+    return pretrained(f"{name}-14-first-half-cnn", first_half, _small_cnn, 300)
 
 
 def body_and_head(body_lr: float, head_lr: float) -> Any:
@@ -340,7 +325,7 @@ TASKS: list[Task] = [
         "fashion-finetune-sgd-b32-groups",
         250,
         functools.partial(fine_tuning, "FashionMNIST", 1000),
-        functools.partial(pretrained, "FashionMNIST"),
+        functools.partial(pretrained_cnn, "FashionMNIST"),
         sgd(),
         32,
         groups=body_and_head(0.01, 0.1),
@@ -350,7 +335,7 @@ TASKS: list[Task] = [
         "mnist-finetune-adamw-b64-groups",
         200,
         functools.partial(fine_tuning, "MNIST", 2000),
-        functools.partial(pretrained, "MNIST"),
+        functools.partial(pretrained_cnn, "MNIST"),
         adamw(),
         64,
         groups=body_and_head(2e-4, 1e-3),
@@ -465,7 +450,7 @@ TASKS: list[Task] = [
         "mnist-finetune-sgd-b16-groups",
         300,
         functools.partial(fine_tuning, "MNIST", 500),
-        functools.partial(pretrained, "MNIST"),
+        functools.partial(pretrained_cnn, "MNIST"),
         sgd(),
         16,
         groups=body_and_head(0.02, 0.1),

@@ -7,17 +7,16 @@ import functools
 import io
 import keyword
 import tokenize
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.random import default_rng
 from torch import Tensor, nn
 
-from experiments.tasks import data
 from experiments.tasks.assorted_data import stretches
 from experiments.tasks.images import images
 from experiments.tasks.nets import VisionTransformer, cnn
+from experiments.tasks.pretrained import pretrained
 from experiments.tasks.tabular import flipped, split_rows
 from experiments.tasks.task import Split
 from experiments.tasks.text import MODULES, encode, source
@@ -154,39 +153,18 @@ def _small_vit() -> nn.Module:
 
 def pretrained_cnnbn(name: str) -> nn.Module:
     """Return a CNN with BatchNorm trained on the first half of the classes, with a fresh head."""
-    return _pretrained(name, "cnnbn", _small_cnnbn)
+    return pretrained(f"{name}-first-half-cnnbn", functools.partial(_first_half, name), _small_cnnbn, 400)
 
 
 def pretrained_vit(name: str) -> nn.Module:
     """Return a vision transformer trained on the first half of the classes, with a fresh head."""
-    return _pretrained(name, "vit", _small_vit)
+    return pretrained(f"{name}-first-half-vit", functools.partial(_first_half, name), _small_vit, 400)
 
 
-def _pretrained(name: str, kind: str, make: Callable[[], nn.Module]) -> nn.Module:
-    net = make()
-    head = {key: tensor.clone() for key, tensor in list(net.state_dict().items())[-2:]}
-    net.load_state_dict(_pretraining(name, kind, make) | head)
-    return net
-
-
-@functools.cache
-def _pretraining(name: str, kind: str, make: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    def train() -> dict[str, Tensor]:
-        split = images(name)
-        inside = split.train_y < 5
-        x, y = split.train_x[inside], split.train_y[inside]
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            net = make()
-            optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-            for _ in range(400):
-                chosen = torch.randint(len(x), (64,))
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(x[chosen]), y[chosen]).backward()
-                optimizer.step()
-        return net.state_dict()
-
-    return data.kept(f"{name}-first-half-{kind}", train)
+def _first_half(name: str) -> tuple[Tensor, Tensor]:
+    split = images(name)
+    inside = split.train_y < 5
+    return split.train_x[inside], split.train_y[inside]
 
 
 # Sequences

@@ -15,7 +15,7 @@ import torch
 from numpy.random import default_rng
 from torch import Tensor, nn
 
-from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, fine_tuning, images, pretrained
+from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, fine_tuning, images, pretrained_cnn
 from experiments.tasks.nets import (
     AttentionOverTokens,
     CharConvolution,
@@ -360,7 +360,7 @@ TASKS: list[Task] = [
         "fashion-finetune-from-mnist-nesterov-b25-groups",
         250,
         functools.partial(fine_tuning, "FashionMNIST", 800),
-        functools.partial(pretrained, "MNIST"),
+        functools.partial(pretrained_cnn, "MNIST"),
         nesterov(),
         25,
         groups=body_and_head(0.02, 0.1),

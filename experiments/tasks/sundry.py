@@ -10,7 +10,7 @@ import torch
 from numpy.random import default_rng
 from torch import nn
 
-from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, fine_tuning, flat, images, pretrained
+from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, fine_tuning, flat, images, pretrained_cnn
 from experiments.tasks.nets import BagOfTokens, CharRNN, CharTransformer, ResidualMLP, ResNet, RowRNN, cnn, mlp
 from experiments.tasks.optimizers import adagrad, adam, adamw, nesterov, rmsprop, sgd
 from experiments.tasks.tabular import SKLEARN, clusters, flipped, friedman, imbalanced, split_rows
@@ -300,7 +300,7 @@ TASKS: list[Task] = [
         "fashion-finetune-adam-b32-groups",
         200,
         functools.partial(fine_tuning, "FashionMNIST", 600),
-        functools.partial(pretrained, "FashionMNIST"),
+        functools.partial(pretrained_cnn, "FashionMNIST"),
         adam(),
         32,
         groups=body_and_head(2e-4, 1e-3),
