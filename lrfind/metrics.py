@@ -72,8 +72,8 @@ class Accuracy:
 class OutputStd:
     """Standard deviation of a model's outputs between samples; 0 where it answers the same whatever it sees.
 
-    Within a batch, root mean square over outputs and batches. Outputs that are no tensor of
-    floating-point numbers, and batches of one sample, are passed over; NaN when there were no others.
+    Within a batch, root mean square over outputs and batches. Outputs that are no tensor of floating-point numbers, and
+    batches of one sample, are passed over; NaN when there were no others.
 
     >>> import torch
     >>> std = OutputStd()
