@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Targets of so many numbers, of images say, are enough to tell it by.
+TARGET_NUMBERS = 1_000_000
+
 
 def constant_loss(criterion: Callable[..., Tensor] | None, targets: Sequence[Any]) -> float | None:
     """Return the mean loss of the best constant prediction of ``targets``, or None where that is not known.
@@ -45,6 +48,42 @@ def constant_loss(criterion: Callable[..., Tensor] | None, targets: Sequence[Any
             share = _stacked(targets).mean(dim=0)
             return _finite(-(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share)).mean())
     return None
+
+
+class ConstantLoss:
+    """``constant_loss`` of data that come in batches, as a metric: NaN where it is not known.
+
+    Targets of more than a million numbers are told by those that came first.
+
+    Args:
+        criterion: The loss.
+
+    >>> constant = ConstantLoss(nn.MSELoss())
+    >>> for targets in ([[1.0], [2.0]], [[3.0], [4.0]]):
+    ...     constant.update(None, torch.tensor(targets))
+    >>> constant.compute()
+    1.25
+    """
+
+    def __init__(self, criterion: Callable[..., Tensor] | None) -> None:
+        self.criterion = criterion
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._targets: list[Any] = []
+        self._numbers = 0
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Take in the targets of one batch."""
+        if self.criterion is not None and self._numbers < TARGET_NUMBERS:
+            self._targets.append(targets)
+            self._numbers += targets.numel() if isinstance(targets, Tensor) else 0
+
+    def compute(self) -> float:
+        """Return the loss."""
+        loss = constant_loss(self.criterion, self._targets)
+        return math.nan if loss is None else loss
 
 
 def _entropy(criterion: Any, targets: Sequence[Tensor]) -> float | None:

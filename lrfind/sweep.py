@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrfind.baseline import constant_loss
+from lrfind.baseline import TARGET_NUMBERS, constant_loss
 from lrfind.batches import Group, endless, rewinds
 from lrfind.curve import MIN_POINTS, LRCurve, Status, together
 from lrfind.groups import get_momentum, lr_ratios, set_lr, set_momentum
@@ -36,8 +36,6 @@ BLOCK = 10
 MAX_SKIPS = 50
 # Steps whose targets tell what a constant predictor would get.
 TARGET_STEPS = 50
-# Numbers in these targets, images say, beyond which no more are kept.
-TARGET_NUMBERS = 1_000_000
 
 
 def range_test(

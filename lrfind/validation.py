@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lrfind.batches import Batch, batch_size, home
-from lrfind.metrics import Metric, OutputStd
+from lrfind.metrics import Metric
 from lrfind.ranks import Ranks, is_sharded
 
 if TYPE_CHECKING:
     from lrfind.workload import Workload
-
-OUTPUT_STD = "std of the outputs"
 
 
 @torch.no_grad()
@@ -28,13 +26,13 @@ def validate(
     model: nn.Module,
     metrics: Mapping[str, Metric],
     max_batches: int | None,
-    output_std: OutputStd | None = None,
+    more: Mapping[str, Metric] | None = None,
 ) -> dict[str, float]:
     """Return ``{"loss": ..., name: ...}``, of ``model`` in eval mode, as ``Workload.evaluate`` describes it.
 
-    With ``output_std`` also that, under ``OUTPUT_STD``; NaN where ``loss_fn`` returns the loss alone.
+    ``more`` are metrics that take None for outputs and targets, where ``loss_fn`` returns the loss alone.
     """
-    watched: dict[str, Metric] = {**metrics} if output_std is None else {**metrics, OUTPUT_STD: output_std}
+    watched: dict[str, Metric] = {**metrics, **(more or {})}
     for metric in watched.values():
         metric.reset()
         if isinstance(metric, nn.Module):

@@ -8,7 +8,7 @@ import math
 # set, as shares of the loss before its first step: up to the first it is chance, from the second on it is certain. A
 # run of more epochs than these learns them by heart, and its best peak falls by this power of its epochs.
 WRONG, WRONG_EPOCHS, WRONG_POWER = (0.05, 0.1), 6, 1.25
-# The same for what pilots leave of the training loss, whatever the reason: some of it can only be learned by heart.
+# The same for what pilots leave of the loss, whatever the reason: some of it can only be learned by heart.
 LEFT, LEFT_EPOCHS, LEFT_POWER = (0.3, 0.5), 12, 1.0
 # By no more decades than this.
 MOST = 1.5
@@ -26,7 +26,7 @@ def too_high(epochs: float, *, wrong: float, left: float, capacity: float = math
         epochs: Of the run.
         wrong: By how much the loss on training data hardly seen is above that on the validation set, as a share of
             the latter before the first step; negative where it is below.
-        left: Share of the training loss that is left at a pilot's end.
+        left: Share of the loss that is left at a pilot's end, of training or of validation, whichever is more.
         capacity: Parameters of the model for each training sample.
 
     Source:

@@ -11,14 +11,15 @@ from statistics import fmean, median
 
 from torch import Tensor
 
+from lrfind.baseline import ConstantLoss
 from lrfind.batches import Batch, endless
 from lrfind.groups import get_momentum
-from lrfind.metrics import OutputStd, share_of_hits
+from lrfind.metrics import Metric, OutputStd, share_of_hits
 from lrfind.preserve import Snapshot
 from lrfind.progress import Bar
 from lrfind.stopping import MEDIAN_DIFFERENCE, NOISE_FLOOR, WINDOW, StopRule
 from lrfind.sweep import BLOCK
-from lrfind.validation import OUTPUT_STD, validate
+from lrfind.validation import validate
 from lrfind.workload import Workload
 from onecycle.optimizers import scales_itself
 from onecycle.schedule import OneCycle
@@ -34,7 +35,7 @@ HEAD = 3
 # A pilot ends early where its loss has risen by so many times its fall; not where the optimizer scales its own steps,
 # which brings the model back from a rise that the short way up has made.
 STOP_FACTOR = 2.0
-# Weight of the share by which the training loss has fallen, beside a validation loss and hits of weight 1 each.
+# Weight of the share of the training loss that is left, beside those of a validation loss and of hits, 1 each.
 TRAINING = 0.1
 # A fall or rise of the training loss by so many standard errors is one; so is a fall of the validation loss by such a
 # share of itself.
@@ -55,11 +56,13 @@ class Validation:
         loss: Mean loss.
         hits: Of the workload's metrics the first that is a share of hits, such as the accuracy; None if none is.
         output_std: Standard deviation of the outputs between samples; None where there is no telling.
+        constant_loss: Loss of the best constant prediction; None where ``lrfind.baseline`` does not know it.
     """
 
     loss: float
     hits: float | None = None
     output_std: float | None = None
+    constant_loss: float | None = None
 
 
 def validated(work: Workload, steps: int) -> Validation | None:
@@ -74,8 +77,11 @@ def validated(work: Workload, steps: int) -> Validation | None:
 
 def _judged(work: Workload, loader: Iterable[Batch], batches: int) -> Validation:
     hits = share_of_hits(work.metrics)
-    values = validate(work, loader, work.module, {hits: work.metrics[hits]} if hits else {}, batches, OutputStd())
-    return Validation(values["loss"], _or_none(values[hits] if hits else math.nan), _or_none(values[OUTPUT_STD]))
+    metrics = {hits: work.metrics[hits]} if hits else {}
+    more: dict[str, Metric] = {"output std": OutputStd(), "constant loss": ConstantLoss(work.criterion)}
+    values = validate(work, loader, work.module, metrics, batches, more)
+    told = (values[hits] if hits else math.nan, values["output std"], values["constant loss"])
+    return Validation(values["loss"], *map(_or_none, told))
 
 
 def ceiling(losses: Sequence[float]) -> float:
@@ -124,25 +130,34 @@ class Pilot:
     def loss(self) -> float:
         """What pilots are compared by: the training loss; where there is a validation set, its loss.
 
-        Where hits are counted too, the mean of that loss and of the share of misses left, in units of the loss before
-        the first step: the loss alone rises long before the accuracy falls, where a model grows sure of its errors.
+        Where hits are counted too, the mean of that loss and of the share of misses left, in units of the loss at the
+        start: the loss alone rises long before the accuracy falls, where a model grows sure of its errors.
         Above that of the untrained model a loss says how sure the model is, hardly how good, and counts as that. Where
         the hits do not tell either, as with rare classes that none of the pilots finds yet, the training loss does:
-        what it has fallen by counts a tenth.
+        the share of it that is left counts a tenth.
         """
         if self.validation is None or self.before is None:
             return self.train_loss
         loss, hits = self.validation.loss, self.validation.hits
-        worst, guessed = self.before.loss, self.before.hits
+        worst, guessed = self.start, self.before.hits
         if hits is None or guessed is None or not (guessed < 1 and worst > 0 and loss < math.inf):
             return loss
-        learned = TRAINING * (1 - min(self.left, 1.0))
-        return (min(loss, worst) - worst * learned + worst * (1 - hits) / (1 - guessed)) / 2
+        shares = min(loss / worst, 1.0) + (1 - hits) / (1 - guessed) + TRAINING * min(self.left, 1.0)
+        return worst * shares / (2 + TRAINING)
+
+    @property
+    def untrained(self) -> float:
+        """What ``loss`` was before the first step."""
+        return self.first_loss if self.before is None else self.before.loss
 
     @property
     def start(self) -> float:
-        """What ``loss`` was before the first step."""
-        return self.first_loss if self.before is None else self.before.loss
+        """What a fall of ``loss`` is counted from: the untrained model's, or a constant prediction's if that is lower.
+
+        With inputs in hundreds an untrained model is wildly wrong, and to come down to a constant is no learning.
+        """
+        constant = None if self.before is None else self.before.constant_loss
+        return self.untrained if constant is None else min(self.untrained, constant)
 
     @property
     def learned(self) -> bool:
@@ -168,14 +183,21 @@ class Pilot:
         """
         if not (math.isfinite(self.loss) and self.fall_z >= -FALL) or self.constant:
             return True
-        if self.rise_z > RISE and self.start - self.loss < LITTLE * abs(self.start):
+        if self.rise_z > RISE and self.untrained - self.loss < LITTLE * abs(self.untrained):
             return True
-        return not self.learned and self.loss > self.start
+        return not self.learned and self.loss > self.untrained
 
     @property
     def left(self) -> float:
         """Share of the training loss that is left at its end; 0 where that loss began at 0 or below."""
         return self.train_loss / self.first_loss if self.first_loss > 0 else 0.0
+
+    @property
+    def unlearned(self) -> float:
+        """Share of the loss that is left at its end, of training or of validation, whichever is more."""
+        if self.validation is None or not self.start > 0:
+            return self.left
+        return max(self.left, self.validation.loss / self.start)
 
     @property
     def wrong(self) -> float:

@@ -60,7 +60,7 @@ def suggested(
     inside = min(pilot.max_lr for pilot in pilots) < best.max_lr < max(pilot.max_lr for pilot in pilots)
     evidence = f"{_compared(pilots, work)}, {_begun(pilots[0].max_lr, swept)}"
     lr = between(losses, best.start)
-    decades = too_high(epochs, wrong=best.wrong, left=best.left, capacity=_capacity(work))
+    decades = too_high(epochs, wrong=best.wrong, left=best.unlearned, capacity=_capacity(work))
     cliff = near_cliff(losses, best.max_lr, best.start)
     if decades:
         evidence += f"; lowered from {lr:.2g}, for what {epochs:.0f} epochs learn by heart ({_by_heart(best)})"
@@ -145,7 +145,8 @@ def _begun(at: float, swept: Suggestion | None) -> str:
 
 def _by_heart(best: Pilot) -> str:
     """Say what shows that there is something to be learned by heart."""
-    told = f"its pilot leaves {best.left:.0%} of the training loss"
+    kind = "training" if best.unlearned == best.left else "validation"
+    told = f"its pilot leaves {best.unlearned:.0%} of the {kind} loss"
     if best.unseen is not None and best.validation is not None and best.wrong > 0:
         told += (
             f", {best.unseen.loss:.3g} on data that come next, where the validation loss is {best.validation.loss:.3g}"

@@ -115,10 +115,8 @@ def task(
     metric = {"accuracy": Accuracy, "r2": R2}[score]
     loss = criterion or {"accuracy": nn.CrossEntropyLoss, "r2": nn.MSELoss}[score]()
 
-    def loss_fn(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        outputs, targets = model(batch[0]), batch[-1]
-        if score == "accuracy":
-            outputs, targets = outputs.flatten(0, -2), targets.flatten()
+    def of_positions(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, targets = model(batch[0]).flatten(0, -2), batch[-1].flatten()
         return loss(outputs, targets), outputs, targets
 
     def make(seed: int) -> Workload:
@@ -126,9 +124,11 @@ def task(
         torch.manual_seed(seed)
         model = net()
         order = torch.Generator().manual_seed(seed)
+        positions = score == "accuracy" and tensors.train_y.ndim > 1
         return Workload(
             model,
             optimizer(groups(model) if groups else model.parameters()),
+            None if positions else loss,
             train_loader=DataLoader(
                 TensorDataset(tensors.train_x, tensors.train_y),
                 batch_size,
@@ -142,7 +142,7 @@ def task(
                 1000,
                 generator=torch.Generator(),
             ),
-            loss_fn=loss_fn,
+            loss_fn=of_positions if positions else None,
             clip_grad_norm=clip,
             metrics={score: metric()},
         )

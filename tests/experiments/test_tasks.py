@@ -29,7 +29,13 @@ from experiments.tasks.diverse_data import (
     unicode_names,
     voronoi,
 )
-from experiments.tasks.held_out_data import (
+from experiments.tasks.images import body_and_head, images
+from experiments.tasks.medley_data import brackets, syntax
+from experiments.tasks.nets import mlp
+from experiments.tasks.optimizers import adagrad, sgd
+from experiments.tasks.tabular import cancer
+from experiments.tasks.task import R2, Split, Task, task
+from experiments.tasks.various_data import (
     GARMENTS,
     concrete,
     few_patients,
@@ -42,12 +48,6 @@ from experiments.tasks.held_out_data import (
     strings,
     turned,
 )
-from experiments.tasks.images import body_and_head, images
-from experiments.tasks.medley_data import brackets, syntax
-from experiments.tasks.nets import mlp
-from experiments.tasks.optimizers import adagrad, sgd
-from experiments.tasks.tabular import cancer
-from experiments.tasks.task import R2, Split, Task, task
 
 NEEDS_NOTHING = [name for name, task in TASKS.items() if not task.needs]
 RUNNABLE = [name for name, task in TASKS.items() if task.missing() is None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lrfind.baseline import constant_loss
+from lrfind.baseline import TARGET_NUMBERS, ConstantLoss, constant_loss
 
 
 def best_constant(criterion: nn.Module, targets: Tensor, outputs: int) -> float:
@@ -102,3 +104,35 @@ class Focal(nn.CrossEntropyLoss):
 def test_is_none_where_it_is_not_known(criterion, targets):
     """Rather no baseline than a wrong one, and never an error at the end of a sweep."""
     assert constant_loss(criterion, targets) is None
+
+
+def test_a_metric_of_batches_says_the_same():
+    """Of whatever outputs; and forgets all when it is reset."""
+    targets = classes(8, 8, 5)
+    metric = ConstantLoss(nn.CrossEntropyLoss())
+    for part in targets:
+        metric.update(None, part)
+
+    assert metric.compute() == constant_loss(nn.CrossEntropyLoss(), targets)
+    metric.reset()
+    assert math.isnan(metric.compute())
+
+
+@pytest.mark.parametrize(("criterion", "target"), [(None, torch.tensor([1, 2])), (nn.MSELoss(), None)])
+def test_the_metric_is_no_number_where_it_is_not_known(criterion, target):
+    """A loss_fn, or batches without a target."""
+    metric = ConstantLoss(criterion)
+    metric.update(None, target)
+
+    assert math.isnan(metric.compute())
+
+
+def test_the_metric_keeps_a_million_numbers():
+    """Images as targets would fill the memory."""
+    metric = ConstantLoss(nn.MSELoss())
+    half = torch.arange(2.0).repeat_interleave(TARGET_NUMBERS // 4)
+    for _ in range(2):
+        metric.update(None, half)
+    metric.update(None, 100 * half)
+
+    assert metric.compute() == 0.25
