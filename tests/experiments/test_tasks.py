@@ -29,6 +29,16 @@ from experiments.tasks.diverse_data import (
     unicode_names,
     voronoi,
 )
+from experiments.tasks.held_out_data import (
+    BASE,
+    defects,
+    ellipses,
+    next_of_signature,
+    orbits,
+    signatures,
+    statements,
+    sums,
+)
 from experiments.tasks.images import body_and_head, images
 from experiments.tasks.medley_data import brackets, syntax
 from experiments.tasks.nets import mlp
@@ -104,6 +114,15 @@ def test_a_task_is_made_the_same_twice_and_steps(name):
     assert task.score in first.evaluate(max_batches=1)
     assert 150 <= task.total_steps <= 1000
     assert 0 <= task.constant_score() < 0.7
+
+
+@pytest.mark.parametrize("name", NEEDS_NOTHING)
+def test_a_task_hands_over_its_loss_as_users_do(name):
+    """As a criterion, by which a range test knows what a constant gets; as a loss_fn for a class at each position."""
+    work = TASKS[name].make(0)
+
+    positions = TASKS[name].score == "accuracy" and next(iter(work.train_loader))[-1].ndim > 1
+    assert (work.criterion is None) is positions
 
 
 @pytest.mark.parametrize("name", [name for name in NEEDS_NOTHING if "-finetune-" not in name])
@@ -335,6 +354,63 @@ def test_a_name_is_on_one_side_only():
     assert all(name.isidentifier() and len(name) >= 4 for name in names)
     blank = (split.val_x == 0).all(1)
     assert int(blank.sum()) == len(names[9::10])
+
+
+def test_a_planet_goes_around_once_a_year():
+    """It is nearest in the beginning and the end of its year, far out in the middle, above in its first half."""
+    split = orbits(2000)
+    passed, (across, up) = split.train_x[:, 0], split.train_y.T
+    near, first = passed.abs() > 1.4, passed < 0
+
+    assert split.val_x.shape == (3000, 3)
+    assert across[near].mean() > across[~near].mean() + 1
+    assert up[first].mean() > up[~first].mean() + 1
+
+
+def test_a_screw_in_12_is_bad_but_half_of_those_that_validate():
+    """Training data are as they come in; validation has as many of either kind."""
+    split = defects(4000)
+
+    assert split.train_y.double().mean() == pytest.approx(1 / 12, abs=0.02)
+    assert split.val_y.bincount().tolist() == [1500, 1500]
+
+
+def test_points_of_ellipses_are_mistaken_only_where_one_trains():
+    """A quarter of the training classes are others, of validation none."""
+    right, mistaken = ellipses(2000), ellipses(2000, 0.25)
+
+    assert (right.train_y != mistaken.train_y).double().mean() == pytest.approx(0.25, abs=0.04)
+    assert torch.equal(right.val_y, mistaken.val_y)
+    assert torch.equal(right.train_x, mistaken.train_x)
+
+
+def test_sums_are_those_of_the_numbers():
+    """Read as numbers, lowest digit first; the last carry is left out."""
+    split = sums(12, 500)
+    weights = torch.tensor([BASE**place for place in range(12)])
+    first, second = ((digits * weights).sum(1) for digits in (split.train_x // BASE, split.train_x % BASE))
+
+    assert torch.equal((split.train_y * weights).sum(1), (first + second) % BASE**12)
+    assert split.val_x.shape == (1000, 12)
+
+
+def test_the_character_that_follows_a_part_of_a_signature():
+    """Of a stretch each target is the next character, and the one behind its end is what a context asks for."""
+    stretches, asked = signatures(10, 20000), next_of_signature(10)
+
+    assert torch.equal(stretches.train_x[:, 1:], stretches.train_y[:, :-1])
+    assert torch.equal(asked.train_y, stretches.train_y[:, -1])
+
+
+def test_statements_do_not_show_their_keyword():
+    """What stands behind six keywords, as many of each as there are, up to a number; none begins with its own."""
+    split = statements(24, 1000)
+    kinds = torch.cat([split.train_y, split.val_y]).bincount()
+
+    assert len(kinds) == 6
+    assert kinds.max() <= 1000
+    assert split.train_x.shape[1] == 24
+    assert len(split.val_y) == 1200
 
 
 def test_a_task_whose_data_are_absent_says_so(monkeypatch, tmp_path):
