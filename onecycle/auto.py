@@ -11,6 +11,7 @@ from lrfind.preserve import preserve
 from lrfind.progress import Bar
 from lrfind.ranks import ALONE, Ranks
 from lrfind.replicas import replicas
+from lrfind.smoothing import read_shape
 from lrfind.suggest import Suggestion
 from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
@@ -66,16 +67,16 @@ def pick_max_lr(
 ) -> Suggestion:
     """Return the peak for a cycle; the workload is left bit for bit as it was.
 
-    A short range test says where to look. Two to five pilots, cycles as long as the budget allows that stay at their
-    peaks, all from the same weights on the same batches, say what is best there: where there is a ``val_loader`` by
-    validation loss, and in equal parts by the accuracy where the workload measures one (the first of its metrics with
-    ``higher_is_better`` and a ``plot_upper_bound`` of 1, as torchmetrics have), with a little of the training loss. The
-    answer is their mean in log lr, weighted by how well they did, and lower where the next peak above has failed: its
-    loss diverged or rose, or the model came to answer the same whatever it sees. What a run of many epochs learns by
-    heart, wrong labels above all, a short pilot does not show; but it shows what is left to be learned so, and the
-    answer is lowered for that, the more epochs the more, unless the model has too few parameters to learn it. Where an
-    optimizer's own step changes with the number of steps (Adagrad, RMSprop, RAdam) the answer is carried over to the
-    run's length.
+    A short range test says where to look; where it learned no more than a constant prediction, halfway to what is usual
+    for the optimizer. Two to five pilots, cycles as long as the budget allows that stay at their peaks, all from the
+    same weights on the same batches, say what is best there: where there is a ``val_loader`` by validation loss, and in
+    equal parts by the accuracy where the workload measures one (the first of its metrics with ``higher_is_better`` and
+    a ``plot_upper_bound`` of 1, as torchmetrics have), with a little of the training loss. The answer is their mean in
+    log lr, weighted by how well they did, and lower where the next peak above has failed: its loss diverged or rose, or
+    the model came to answer the same whatever it sees. What a run of many epochs learns by heart, wrong labels above
+    all, a short pilot does not show; but it shows what is left to be learned so, and the answer is lowered for that,
+    the more epochs the more, unless the model has too few parameters to learn it. Where an optimizer's own step changes
+    with the number of steps (Adagrad, RMSprop, RAdam) the answer is carried over to the run's length.
 
     Args:
         work: What will be trained.
@@ -135,7 +136,7 @@ def pick_with_curve(
     if number == 0:
         return Pick(replace(_alone(swept, refusal, curve), steps_used=swept_steps), curve, ())
     unseen = _unseen(work, per_epoch) if work.val_loader is not None and epochs > WRONG_EPOCHS else 0
-    begin = _begin(work, swept)
+    begin = _begin(work, swept, curve)
     pilots: list[Pilot] = []
     run: dict[float, Pilot] = {}  # those of other ranks too, that the search has not asked for yet
     spent = 0
@@ -225,9 +226,13 @@ def _alone(swept: Suggestion | None, refusal: str, curve: LRCurve) -> Suggestion
     return swept
 
 
-def _begin(work: Workload, swept: Suggestion | None) -> float:
+def _begin(work: Workload, swept: Suggestion | None, curve: LRCurve) -> float:
     """Return the first peak to try."""
     usual = usual_lr(work.optimizer)
     if swept is None:
         return usual
-    return min(swept.lr, HIGHEST_BEGIN * usual) if scales_itself(work.optimizer) else swept.lr
+    # A range test that came down to a constant prediction, and no further, has not seen the model learn: it points too
+    # low by half a decade in the mean, and by more than one in a quarter of all cases.
+    learned = read_shape(curve.lr, curve.loss).lowest < curve.facts.get("constant_loss", math.inf)
+    begin = swept.lr if learned else math.sqrt(swept.lr * usual)
+    return min(begin, HIGHEST_BEGIN * usual) if scales_itself(work.optimizer) else begin

@@ -110,7 +110,7 @@ def near_cliff(losses: Mapping[float, float], lr: float, start: float) -> bool:
 
 
 def _little(best: float, start: float) -> bool:
-    return 0 <= start - best < LITTLE * abs(start)
+    return math.isfinite(best) and start - best < LITTLE * abs(start)
 
 
 def _next(losses: Mapping[float, float]) -> float:

@@ -58,7 +58,7 @@ def suggested(
     if all(pilot.failed for pilot in pilots) or (swept is None and not best.learned):
         return None
     inside = min(pilot.max_lr for pilot in pilots) < best.max_lr < max(pilot.max_lr for pilot in pilots)
-    evidence = f"{_compared(pilots, work)}, {_begun(pilots[0].max_lr, swept)}"
+    evidence = f"{_compared(pilots, work)}, {_begun(pilots[0].max_lr, swept, work)}"
     lr = between(losses, best.start)
     decades = too_high(epochs, wrong=best.wrong, left=best.unlearned, capacity=_capacity(work))
     cliff = near_cliff(losses, best.max_lr, best.start)
@@ -135,12 +135,13 @@ def _unsure(pilots: Sequence[Pilot], work: Workload) -> str:
     )
 
 
-def _begun(at: float, swept: Suggestion | None) -> str:
+def _begun(at: float, swept: Suggestion | None, work: Workload) -> str:
     if swept is None:
         return "without a range test"
     if at == swept.lr:
         return f"begun at the {at:.2g} of a range test"
-    return f"begun at {at:.2g}, the most for this optimizer, where a range test said {swept.lr:.2g}"
+    usual = f"{usual_lr(work.optimizer):.2g} is usual for {type(work.optimizer).__name__}"
+    return f"begun at {at:.2g}, where a range test said {swept.lr:.2g} and {usual}"
 
 
 def _by_heart(best: Pilot) -> str:

@@ -274,17 +274,18 @@ def test_a_pilot_that_made_it_worse_sends_the_search_down(make, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("train", "unseen", "lowered"),
+    ("train", "val", "unseen", "lowered"),
     [
-        (0.1, 1.0, False),  # nothing is left, and data that come next are as good as the validation set
-        (0.1, 2.0, True),  # wrong labels
-        (1.8, 1.0, True),  # most is left
+        (0.1, 0.2, 0.2, False),  # nothing is left, and data that come next are as good as the validation set
+        (0.1, 0.2, 1.0, True),  # wrong labels
+        (1.8, 0.2, 0.2, True),  # most of the training loss is left
+        (0.1, 1.2, 1.2, True),  # that is learned by heart already; of the validation loss most is left
     ],
 )
-def test_lowered_for_what_many_epochs_learn_by_heart(make, monkeypatch, train, unseen, lowered):
+def test_lowered_for_what_many_epochs_learn_by_heart(make, monkeypatch, train, val, unseen, lowered):
     """In a run of 60 epochs the pick falls where pilots leave something to be learned by heart, and says so; in one of
     6 epochs it does not."""
-    scripted(monkeypatch, lambda peak: (train, 1.0 + abs(peak + 1.0)))
+    scripted(monkeypatch, lambda peak: (train, val + 0.1 * abs(peak + 1.0)))
     run = auto.run_pilot
     asked = []
 
@@ -339,6 +340,25 @@ def test_begins_no_higher_than_ten_times_the_usual(make, monkeypatch, optimizer,
 
     assert late.suggest().lr > 2.0
     assert begin == pytest.approx(min(late.suggest().lr, highest))
+
+
+@pytest.mark.parametrize(
+    ("constant", "begin"), [(None, "swept"), (0.3, "swept"), (0.1, "halfway")], ids=["unknown", "beaten", "not beaten"]
+)
+def test_begins_halfway_to_the_usual_where_a_range_test_has_learned_nothing(make, monkeypatch, constant, begin):
+    """Down to a constant prediction is no learning, wherever that fall points; a model without inputs falls so too."""
+    lrs = np.geomspace(1e-6, 10, 42)
+    curve = told(2.0 - 1.8 / (1 + (1e-4 / lrs) ** 3) + (lrs / 0.01) ** 2)  # falls around 1e-4, rises from 0.003 on
+    if constant is not None:
+        curve = replace(curve, facts=curve.facts | {"constant_loss": constant})
+    scripted(monkeypatch, lambda peak: (0.5, 0.5))
+    monkeypatch.setattr(auto, "range_test", lambda *_, **__: curve)
+    swept = curve.suggest().lr
+
+    first = picked(make("sgd"), 300).pilots[0].max_lr
+
+    assert swept < 1e-3
+    assert first == pytest.approx({"swept": swept, "halfway": math.sqrt(swept * 0.1)}[begin])
 
 
 def test_says_what_it_rests_on(make):

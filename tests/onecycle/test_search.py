@@ -104,19 +104,19 @@ def test_lowest_takes_the_lower_peak_of_equals():
 @given(TRIED, st.integers(1, 100))
 @example({0: 5, -1: 5}, 1)
 def test_leader_has_the_lowest_loss(tried, start):
-    """Where something was learned, or nothing: the lowest loss there is, the lower peak of equals."""
+    """Where something was learned: the lowest loss there is, the lower peak of equals."""
     losses = {10.0**power: float(loss) for power, loss in tried.items()}
-    assume(not 0 <= start - min(losses.values()) < LITTLE * start)
+    assume(start - min(losses.values()) >= LITTLE * start)
 
     assert leader(losses, float(start)) == lowest(losses)
 
 
 @given(st.dictionaries(st.integers(-20, 4), st.floats(86, 120), min_size=1, max_size=6))
 def test_leader_is_the_highest_of_equals_where_hardly_anything_was_learned(tried):
-    """Where no loss has fallen by 15 %: at least the lowest-loss peak, and within 1 % of the start of its loss."""
+    """Where no loss has fallen by 15 %, or all rose: at least the lowest-loss peak, and to within 1 % of the start
+    of the same loss."""
     losses = {10.0**power: loss for power, loss in tried.items()}
     pick, best = leader(losses, 100.0), lowest(losses)
-    assume(losses[best] <= 100.0)
 
     assert pick >= best
     assert losses[pick] <= losses[best] + LITTLE_TIE * 100.0
@@ -160,6 +160,7 @@ def test_answers_know_no_scale(tried, start, scale):
         ({0.1: math.inf, 0.3: math.inf}, 1.0, 0.1, 0.1),  # nothing to go by: the lower
         ({0.1: math.inf, 0.03: 0.9}, 1.0, 0.03, 0.03),
         ({0.1: 1.5, 0.3: 1.4}, 1.0, 0.3, 0.3),  # worse than untrained: no fall to share
+        ({0.1: 1.4, 0.3: 1.405}, 1.0, 0.3, 0.3),  # the same, and equal
         ({0.1: 0.9, 0.3: 0.4, 0.03: math.inf}, math.inf, 0.3, 0.3 / 10**0.05),  # a start that is no number
         ({0.1: 0.5, 0.3: 0.4, 0.03: 0.9}, math.nan, 0.3, 0.3),
         ({0.1: 0.2}, 1.0, 0.1, 10**-1.05),  # alone

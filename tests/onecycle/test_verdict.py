@@ -49,7 +49,7 @@ def test_says_where_the_best_peak_lies(make):
     assert found.group_lrs[1] == pytest.approx(found.lr)
     assert re.fullmatch(
         r"3 pilots of 40 steps by validation loss \(0.03: 0.7, 0.1: 0.5, 0.3: 0.7\), "
-        r"begun at 0.1, the most for this optimizer, where a range test said \S+",
+        r"begun at 0.1, where a range test said \S+ and 0.01 is usual for AdamW",
         found.evidence,
     )
 
@@ -61,13 +61,13 @@ def test_says_where_the_best_peak_lies(make):
         (
             0.1,
             replace(SWEPT, lr=2.3),
-            "begun at 0.1, the most for this optimizer, where a range test said 2.3",
+            "begun at 0.1, where a range test said 2.3 and 0.1 is usual for SGD",
         ),
         (0.1, None, "without a range test"),
     ],
 )
 def test_says_where_pilots_began(make, first, swept, begun):
-    """At what the range test said; lower, where that cannot be; at what is usual."""
+    """At what the range test said; elsewhere, where that cannot be or shows too little; at what is usual."""
     assert said(make(), {first: 0.5, 3 * first: 0.7, first / 3: 0.7}, swept).evidence.endswith(begun)
 
 
