@@ -301,6 +301,8 @@ def test_lowered_for_what_many_epochs_learn_by_heart(make, monkeypatch, train, v
 
     assert set(asked) == {0, per_epoch}  # ten batches would be more than an epoch
     assert ("epochs learn by heart" in many.suggestion.evidence) is lowered
+    kind = "validation" if val > train else "training"
+    assert (f"% of the {kind} loss" in many.suggestion.evidence) is lowered
     assert "learn by heart" not in few.suggestion.evidence
     best = min(many.pilots, key=lambda pilot: pilot.loss)
     assert (many.suggestion.lr < best.max_lr / 2) is lowered
