@@ -82,7 +82,9 @@ class ConstantLoss:
 
     def compute(self) -> float:
         """Return the loss."""
-        loss = constant_loss(self.criterion, self._targets)
+        # On the CPU: some devices know no double precision.
+        targets = [part.cpu() if isinstance(part, Tensor) else part for part in self._targets]
+        loss = constant_loss(self.criterion, targets)
         return math.nan if loss is None else loss
 
 
