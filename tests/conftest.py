@@ -17,7 +17,11 @@ import torch
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+
 os.environ.setdefault("MPLBACKEND", "Agg")
+if BESIDE.is_dir():  # before tests are collected: which tasks of the regret study can run hangs on it
+    os.environ.setdefault("LRFIND_DATA", str(BESIDE))
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("deterministic")
@@ -37,8 +41,7 @@ def seed() -> int:
 def data_root() -> Path:
     """Folder with MNIST and Fashion-MNIST in torchvision's layout; the test is skipped where there is none."""
     named = os.environ.get("LRFIND_DATA")
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    root = Path(named) if named else beside
+    root = Path(named) if named else BESIDE
     if not (root / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST/raw in {named or '../shared/data'}; set LRFIND_DATA to a torchvision data root")
     return root
