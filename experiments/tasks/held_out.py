@@ -7,25 +7,6 @@ from dataclasses import replace
 
 from torch import nn
 
-from experiments.tasks.assorted_data import full_size, mislabelled
-from experiments.tasks.held_out_data import (
-    BASE,
-    LOOKS,
-    STATEMENTS,
-    correlated,
-    defects,
-    ellipses,
-    mushrooms,
-    next_of_signature,
-    orbits,
-    patients,
-    signatures,
-    statements,
-    sums,
-    throws,
-)
-from experiments.tasks.images import CIFAR, FASHION, MNIST, body_and_head, flat, images
-from experiments.tasks.medley_data import other_half, pretrained_cnnbn, pretrained_vit
 from experiments.tasks.nets import (
     CharRNN,
     CharTransformer,
@@ -40,10 +21,16 @@ from experiments.tasks.nets import (
     mlp,
     normed_mlp,
 )
-from experiments.tasks.optimizers import adagrad, adam, adamw, nesterov, rmsprop, sgd
-from experiments.tasks.tabular import SKLEARN
+from experiments.tasks.optimizers import adagrad, adam, adamw, body_and_head, nesterov, rmsprop, sgd
+from experiments.tasks.pretrained import pretrained_cnnbn, pretrained_vit
+from experiments.tasks.splits.classes import SECOND_HALF, some_classes
+from experiments.tasks.splits.images import CIFAR, FASHION, MNIST, flat, full_size, images, mislabelled
+from experiments.tasks.splits.points import correlated, ellipses, orbits, throws
+from experiments.tasks.splits.rows import SKLEARN
+from experiments.tasks.splits.series import BASE, sums
+from experiments.tasks.splits.tables import LOOKS, defects, mushrooms, patients
+from experiments.tasks.splits.text import STATEMENTS, VOCABULARY, next_of_signature, signatures, statements
 from experiments.tasks.task import Task, task
-from experiments.tasks.text import VOCABULARY
 
 _WRITTEN: list[Task] = [
     task(
@@ -222,7 +209,7 @@ _WRITTEN: list[Task] = [
     task(
         "fashion800-finetune-vit-sgd-b25-groups",
         200,
-        functools.partial(other_half, "FashionMNIST", 800),
+        functools.partial(some_classes, "FashionMNIST", SECOND_HALF, 800, seed=69),
         functools.partial(pretrained_vit, "FashionMNIST"),
         sgd(),
         25,
@@ -288,7 +275,7 @@ _WRITTEN: list[Task] = [
     task(
         "cifar1200-finetune-cnnbn-adam-b40-groups",
         200,
-        functools.partial(other_half, "CIFAR-10", 1200),
+        functools.partial(some_classes, "CIFAR-10", SECOND_HALF, 1200, seed=69),
         functools.partial(pretrained_cnnbn, "CIFAR-10"),
         adam(),
         40,
@@ -338,4 +325,4 @@ _WRITTEN: list[Task] = [
     ),
 ]
 
-TASKS: list[Task] = [replace(each, split="held-out") for each in _WRITTEN]
+TASKS = [replace(each, split="held-out") for each in _WRITTEN]

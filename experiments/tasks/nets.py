@@ -385,3 +385,11 @@ class Tagger(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden)
         return self.head(hidden)
+
+
+def wave_cnn(width: int, classes: int) -> nn.Sequential:
+    """Two strided convolutions over time with BatchNorm, and a linear head on the mean over time."""
+    layers: list[nn.Module] = []
+    for before, after in ((1, width), (width, 2 * width)):
+        layers += [nn.Conv1d(before, after, 5, stride=2, padding=2, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), *mlp(2 * width, classes))

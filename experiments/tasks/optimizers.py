@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from torch import nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 
 from experiments.tasks.task import MakeOptimizer
@@ -58,3 +60,29 @@ def adamax(**settings: Any) -> MakeOptimizer:
 def adadelta(**settings: Any) -> MakeOptimizer:
     """Adadelta at lr 1: no momentum that OneCycle could turn on."""
     return partial(Adadelta, lr=1.0, **settings)
+
+
+# Parameter groups
+
+
+def body_and_head(body_lr: float, head_lr: float) -> Any:
+    """Two parameter groups: the last layer at ``head_lr``, the rest at ``body_lr``."""
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        parameters: list[nn.Parameter] = list(model.parameters())
+        return [{"params": parameters[:-2], "lr": body_lr}, {"params": parameters[-2:], "lr": head_lr}]
+
+    return groups
+
+
+def all_but_norms_decayed(weight_decay: float) -> Any:
+    """Two parameter groups: matrices and filters decay, vectors (biases and norms) do not."""
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        parameters: Iterable[nn.Parameter] = list(model.parameters())
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    return groups

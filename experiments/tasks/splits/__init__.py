@@ -1,0 +1,1 @@
+"""What tasks train on: functions that return a ``Split``, by what the data are."""
