@@ -321,6 +321,19 @@ def lenet(channels: int, classes: int) -> nn.Sequential:
     )
 
 
+def relu_lenet(channels: int, classes: int) -> nn.Sequential:
+    """LeNet for images of 28 x 28 as in PyTorch's first examples: ReLU and max pooling, 10 and 20 filters."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 10, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        *mlp(320, 50, classes),
+    )
+
+
 class Mixer(nn.Module):
     """Patches as tokens; layers that mix tokens, then channels, each normed before and added; the mean classified."""
 

@@ -343,3 +343,32 @@ def ellipses(train: int, share: float = 0.0) -> Split:
     x = np.einsum("ni,nij->nj", rng.normal(size=(len(y), 8)), axes[y]) + centres[y]
     split = split_rows(x, y, train)
     return split._replace(train_y=wrong(split.train_y, share, 6))
+
+
+@functools.cache
+def knots(train: int) -> Split:
+    """On which of four closed curves in space does a point lie? With noise."""
+    rng = default_rng(143)
+    y, turn = rng.integers(4, size=train + 4000), rng.uniform(0, 2 * np.pi, (train + 4000, 1))
+    waves = rng.normal(size=(4, 6, 3)) / np.array([1, 1.5, 2, 1, 1.5, 2])[:, None]
+    angles = turn * np.arange(1, 4)
+    x = np.einsum("nk,nkc->nc", np.concatenate([np.cos(angles), np.sin(angles)], 1), waves[y])
+    return split_rows(x + rng.normal(0, 0.1, x.shape), y, train)
+
+
+@functools.cache
+def charges(train: int) -> Split:
+    """The potential of ten charges in a cube, at some place, with noise."""
+    rng = default_rng(144)
+    x = rng.uniform(-1, 1, (train + 3000, 3))
+    sites, amounts = rng.uniform(-1, 1, (10, 3)), rng.normal(size=10)
+    away = np.sqrt(((x[:, None] - sites) ** 2).sum(2) + 0.05)
+    potential = (amounts / away).sum(1)
+    return split_rows(x, potential + rng.normal(0, 0.1, len(x)) * potential.std(), train)
+
+
+@functools.cache
+def runner_up(train: int) -> Split:
+    """Which of six Gaussians is the second largest?"""
+    x = default_rng(145).normal(size=(train + 4000, 6))
+    return split_rows(x, x.argsort(1)[:, -2], train)

@@ -13,6 +13,7 @@ from experiments.tasks.task import Split
 
 BRACKETS = 3  # kinds; a token opens one of them or closes whichever is open
 BASE = 5  # in which numbers are added
+LETTERS = 20  # of made-up languages
 
 
 @functools.cache
@@ -143,4 +144,54 @@ def sums(length: int, train: int) -> Split:
         column: NDArray[np.int64] = digits[:, :, place].sum(0) + carry
         total[:, place], carry = column % BASE, column // BASE
     x, y = torch.tensor(digits[0] * BASE + digits[1]), torch.tensor(total)
+    return Split(x[:train], y[:train], x[train:], y[train:])
+
+
+@functools.cache
+def gestures(length: int, train: int, noise: float) -> Split:
+    """A circle, an eight, a spiral, a zigzag or a nod? As drawn from somewhere on, ``(n, 1, length, 2)``."""
+    rng = default_rng(146)
+    count = train + 2500
+    kinds, size = rng.integers(5, size=count), rng.uniform(0.6, 1.4, (count, 1))
+    time = np.arange(length) / length + rng.random((count, 1))
+    turn = 2 * np.pi * time
+    saw = 2 * np.abs(2 * (time * 3 % 1) - 1) - 1
+    shapes = np.stack(
+        [
+            [np.cos(turn), np.sin(turn)],
+            [np.sin(2 * turn), np.sin(turn)],
+            [time % 1 * np.cos(2 * turn), time % 1 * np.sin(2 * turn)],
+            [2 * (time % 1) - 1, saw],
+            [0.2 * np.sin(turn), np.sin(3 * turn)],
+        ]
+    )
+    drawn = shapes[kinds, :, np.arange(count)] * size[..., None]
+    lean = rng.normal(0, 0.4, count)
+    turned = np.stack([[np.cos(lean), -np.sin(lean)], [np.sin(lean), np.cos(lean)]]).transpose(2, 0, 1) @ drawn
+    points = turned.transpose(0, 2, 1) + rng.normal(0, noise, (count, length, 2))
+    x, y = torch.tensor(points[:, None], dtype=torch.float32), torch.tensor(kinds)
+    return Split(x[:train], y[:train], x[train:], y[train:])
+
+
+@functools.cache
+def repeats(length: int, count: int, train: int) -> Split:
+    """Tokens of ``count`` kinds; targets: is there one of its kind in the sequence, are there two, or more?"""
+    x = torch.from_numpy(default_rng(147).integers(count, size=(train + 1000, length)))
+    y = (x[:, :, None] == x[:, None]).sum(2).clamp(max=3) - 1
+    return Split(x[:train], y[:train], x[train:], y[train:])
+
+
+@functools.cache
+def languages(length: int, train: int) -> Split:
+    """Which of six made-up languages is a stretch of letters of? Each has its habits of which follows which."""
+    rng = default_rng(148)
+    count = train + 2500
+    common, habits = rng.dirichlet(np.full(LETTERS, 0.5), LETTERS), rng.dirichlet(np.full(LETTERS, 0.3), (6, LETTERS))
+    limits = (0.6 * common + 0.4 * habits).cumsum(2)
+    kinds = rng.integers(6, size=count)
+    letters = [rng.integers(LETTERS, size=count)]
+    for _ in range(length - 1):
+        below = limits[kinds, letters[-1]] < rng.random((count, 1))
+        letters.append(np.minimum(below.sum(1), LETTERS - 1))
+    x, y = torch.tensor(np.stack(letters, 1)), torch.tensor(kinds)
     return Split(x[:train], y[:train], x[train:], y[train:])

@@ -286,3 +286,60 @@ def defects(train: int) -> Split:
     harm += rng.normal(0, 0.2, count)
     split = split_rows(x, (harm > np.quantile(harm, 11 / 12)).astype(int), train)
     return equally_validated(split, 2, 1500)
+
+
+@functools.cache
+def flights(train: int, normalise: bool = True) -> Split:
+    """How late does a plane land? Made up, from hour, weekday, weather and so on, unnormalised of -200 to 200."""
+    rng = default_rng(140)
+    count = train + 3000
+    hour, weekday = rng.uniform(5, 24, count), rng.integers(7, size=count)
+    distance, wind = rng.uniform(2, 30, count), rng.normal(0, 50, count)  # hundreds of km; km/h from ahead
+    rain = rng.gamma(1.5, 2, count) * (rng.random(count) < 0.4)
+    traffic = 20 + 14 * np.exp(-((hour - 8) ** 2) / 6) + 16 * np.exp(-((hour - 18) ** 2) / 8)
+    traffic = traffic - 6 * (weekday >= 5) + rng.normal(0, 4, count)
+    before = np.maximum(rng.normal(0, 25, count), -20)  # minutes late where it comes from
+    late = 0.9 * np.maximum(before - 10, 0) + 0.03 * np.maximum(traffic - 24, 0) ** 2 * (1 + rain / 3)
+    late += 0.01 * distance * wind + rng.normal(0, 4, count)
+    x = np.stack([hour, weekday, distance, wind, rain, traffic, before], 1)
+    return split_rows(x, late, train, normalise=normalise)
+
+
+@functools.cache
+def soils(train: int, share: float = 0.0) -> Split:
+    """Six soils by nine measures that follow from sand, silt and clay; a ``share`` of the training classes wrong."""
+    rng = default_rng(141)
+    parts = rng.dirichlet((1.2, 1.2, 1.2), train + 3000)
+    sites = np.array(
+        [(0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8), (0.5, 0.4, 0.1), (0.4, 0.1, 0.5), (0.2, 0.4, 0.4)]
+    )
+    kinds = ((parts[:, None] - sites) ** 2).sum(2).argmin(1)
+    measures = np.tanh(3 * (parts - 1 / 3) @ rng.normal(size=(3, 9))) + rng.normal(0, 0.2, (len(parts), 9))
+    split = split_rows(measures, kinds, train)
+    return split._replace(train_y=wrong(split.train_y, share, 6))
+
+
+@functools.cache
+def churn(train: int) -> Split:
+    """Does a customer leave? One in ten does, made up; validated on as many of either kind."""
+    rng = default_rng(142)
+    count = train + 30000
+    months, fee = rng.exponential(24, count), rng.uniform(10, 90, count)
+    calls, complaints = rng.poisson(2, count), rng.poisson(0.5, count)
+    bound, trend = rng.integers(3, size=count), rng.normal(size=count)
+    age, used = rng.uniform(18, 80, count), rng.lognormal(3, 0.6, count)  # of gigabytes
+    dear = np.log(fee / used)
+    risk = np.exp(-months / 12) * (bound == 0) * 2 + 1.5 * complaints * (calls > 2) + np.maximum(dear - 0.5, 0)
+    risk += np.maximum(-trend, 0) * (1.5 - 0.5 * bound) - 0.01 * age + rng.normal(0, 0.4, count)
+    x = np.stack([months, fee, calls, complaints, bound, trend, age, np.log(used)], 1)
+    split = split_rows(x, (risk > np.quantile(risk, 0.9)).astype(int), train)
+    return equally_validated(split, 2, 1500)
+
+
+@functools.cache
+def worst_cells() -> Split:
+    """Ten measures of the worst cells in a breast by those of its mean cells, 269 rows to train on."""
+    from sklearn.datasets import load_breast_cancer
+
+    measures = load_breast_cancer().data
+    return split_rows(measures[:, :10], measures[:, 20:], train=269)
