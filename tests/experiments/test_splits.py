@@ -13,18 +13,22 @@ from experiments.tasks.pretrained import pretrained_on_garments, pretrained_resm
 from experiments.tasks.splits.classes import GARMENTS, ODD, other_classes, some_classes
 from experiments.tasks.splits.images import images, turned, uneven
 from experiments.tasks.splits.labels import confused, wrong
-from experiments.tasks.splits.points import ellipses, octants, orbits, polynomial, voronoi
-from experiments.tasks.splits.series import BASE, brackets, sums
+from experiments.tasks.splits.points import charges, ellipses, knots, octants, orbits, polynomial, runner_up, voronoi
+from experiments.tasks.splits.series import BASE, LETTERS, brackets, gestures, languages, repeats, sums
 from experiments.tasks.splits.tables import (
     boards,
     cancer,
+    churn,
     concrete,
     defects,
     few_patients,
+    flights,
     fraud,
     loans,
     mistaken_cancer,
     sensors,
+    soils,
+    worst_cells,
 )
 from experiments.tasks.splits.text import (
     SYMBOLS,
@@ -319,3 +323,115 @@ def test_statements_do_not_show_their_keyword():
     assert kinds.max() <= 1000
     assert split.train_x.shape[1] == 24
     assert len(split.val_y) == 1200
+
+
+def test_a_plane_is_late_where_it_was_late_before():
+    """Late rises with delay, traffic and wind from ahead; unnormalised columns are as they come, targets the same."""
+    split, raw = flights(3000), flights(3000, normalise=False)
+    names = ("hour", "weekday", "distance", "wind", "rain", "traffic", "before")
+    with_late = {
+        name: float(torch.corrcoef(torch.stack([split.train_x[:, at], split.train_y[:, 0]]))[0, 1])
+        for at, name in enumerate(names)
+    }
+
+    assert min(with_late[name] for name in ("wind", "traffic", "before")) > 0.1
+    assert abs(with_late["weekday"]) < 0.1
+    assert torch.equal(split.train_y, raw.train_y)
+    assert float(raw.train_x.std(0).max() / raw.train_x.std(0).min()) > 10
+
+
+def test_soils_are_mistaken_only_where_one_trains():
+    """All six are there; of the training classes the share asked for is wrong within four sd, of validation none."""
+    right, mistaken = soils(2000), soils(2000, 0.3)
+
+    assert set(right.train_y.tolist()) == set(range(6))
+    changed = (right.train_y != mistaken.train_y).double().mean()
+    assert changed == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 2000))
+    assert torch.equal(right.val_y, mistaken.val_y)
+    assert torch.equal(right.train_x, mistaken.train_x)
+
+
+def test_a_customer_in_10_leaves_but_half_of_those_that_validate():
+    """The share to train on within four sd, that to validate on exactly."""
+    split = churn(6000)
+
+    assert split.train_y.double().mean() == pytest.approx(1 / 10, abs=4 * math.sqrt(0.09 / 6000))
+    assert split.val_y.bincount().tolist() == [1500, 1500]
+
+
+def test_worst_cells_are_measured_as_the_mean_ones_are():
+    """Every measure of the worst goes best with the same one of the mean, or with another of their size."""
+    needs("scikit-learn")
+    split = worst_cells()
+    together = torch.corrcoef(torch.cat([split.train_x, split.train_y], 1).T)[:10, 10:]
+    sizes = {0, 2, 3}  # radius, perimeter and area
+
+    assert split.train_x.shape == split.train_y.shape == (269, 10)
+    for measure, other in enumerate(together.argmax(0).tolist()):
+        assert measure == other or {measure, other} <= sizes
+
+
+def test_points_of_a_knot_lie_beside_others_of_it():
+    """All four curves are there, and a point is mostly on that of its nearest neighbour, though not always."""
+    split = knots(5000)
+    neighbour = torch.cdist(split.val_x[:1000], split.train_x).argmin(1)
+    share = (split.train_y[neighbour] == split.val_y[:1000]).double().mean()
+
+    assert set(split.train_y.tolist()) == set(range(4))
+    assert 0.75 < share < 1
+
+
+def test_the_potential_is_as_at_places_nearby():
+    """It differs much less from that of the nearest neighbour than from that of another place."""
+    split = charges(6000)
+    neighbour = torch.cdist(split.val_x, split.train_x).argmin(1)
+    near = (split.train_y[neighbour] - split.val_y).square().mean()
+    any_other = (split.train_y[: len(split.val_y)] - split.val_y).square().mean()
+
+    assert split.val_x.shape == (3000, 3)
+    assert near < 0.2 * any_other
+
+
+def test_one_number_is_larger_than_the_runner_up():
+    """Columns are scaled each by itself, so that it holds but for near ties; all places are as frequent."""
+    split = runner_up(4000)
+    larger = (split.train_x > split.train_x.gather(1, split.train_y[:, None])).sum(1)
+
+    assert (larger == 1).double().mean() > 0.95
+    assert (split.train_y.bincount() / 4000).tolist() == pytest.approx([1 / 6] * 6, abs=0.03)
+
+
+def test_gestures_have_the_shapes_they_say():
+    """Without noise a circle keeps its distance, a zigzag goes straight between its turns, and a spiral outwards."""
+    split = gestures(24, 500, 0.0)
+    radius = split.train_x[:, 0].norm(dim=2)
+    ratio = radius.min(1).values / radius.max(1).values
+
+    assert set(split.train_y.tolist()) == set(range(5))
+    assert float(ratio[split.train_y == 0].min()) > 0.99
+    assert float(ratio[split.train_y != 0].max()) < 0.9
+    spiral = radius[split.train_y == 2].diff(dim=1)
+    assert bool(((spiral > 0).sum(1) >= 22).all())  # but where it begins again
+    bends = split.train_x[split.train_y == 3, 0].diff(dim=1).diff(dim=1).norm(dim=2)
+    assert bool(((bends < 1e-5).sum(1) >= 8).all())
+
+
+def test_repeats_are_counted():
+    """Each token of a sequence by itself; three and more are one class."""
+    split = repeats(10, 6, 200)
+    for tokens, counts in zip(split.train_x.tolist(), split.train_y.tolist(), strict=True):
+        assert counts == [min(tokens.count(token), 3) - 1 for token in tokens]
+
+
+def test_languages_differ_in_which_letter_follows_which():
+    """By the pairs of letters counted where one trains, most stretches to validate are told apart."""
+    split = languages(16, 6000)
+    pairs = torch.ones(6, LETTERS, LETTERS)
+    for language in range(6):
+        rows = split.train_x[split.train_y == language]
+        pairs[language].index_put_((rows[:, :-1], rows[:, 1:]), torch.tensor(1.0), accumulate=True)
+    chances = (pairs / pairs.sum(2, keepdim=True)).log()
+    guess = chances[:, split.val_x[:, :-1], split.val_x[:, 1:]].sum(2).argmax(0)
+
+    assert int(split.train_x.max()) == LETTERS - 1
+    assert 0.7 < (guess == split.val_y).double().mean() < 1
