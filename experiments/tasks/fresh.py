@@ -165,10 +165,10 @@ TASKS: list[Task] = [
         needs=MNIST,
     ),
     task(
-        "mnist-unnormalised-logistic-nesterov-b100",
+        "mnist-unnormalised-mlp-nesterov-b100",
         350,
         functools.partial(images, "MNIST", normalise=False),
-        lambda: mlp(196, 10),
+        lambda: mlp(196, 48, 10),
         nesterov(),
         100,
         needs=MNIST,
