@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.tasks import design, fresh, held_out
+from experiments.tasks import design, held_out
 from experiments.tasks.task import Task
 
 __all__ = ["TASKS", "Task"]
 
-TASKS: dict[str, Task] = {task.name: task for family in (design, held_out, fresh) for task in family.TASKS}
+TASKS: dict[str, Task] = {task.name: task for family in (design, held_out) for task in family.TASKS}

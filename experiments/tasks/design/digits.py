@@ -172,6 +172,15 @@ TASKS: list[Task] = [
         needs=SKLEARN,
     ),
     task(
+        "digits-mlp-rmsprop-b64",
+        200,
+        functools.partial(images, "digits"),
+        lambda: mlp(64, 48, 10),
+        rmsprop(),
+        64,
+        needs=SKLEARN,
+    ),
+    task(
         "digits-mlp-sgd0-b50-hinge",
         400,
         functools.partial(images, "digits"),

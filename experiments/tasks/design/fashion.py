@@ -18,7 +18,7 @@ from experiments.tasks.nets import (
     normed_mlp,
 )
 from experiments.tasks.optimizers import adam, adamw, body_and_head, nesterov, radam, rmsprop, sgd
-from experiments.tasks.pretrained import pretrained_cnn, pretrained_on_garments
+from experiments.tasks.pretrained import pretrained_cnn, pretrained_on_garments, pretrained_vit
 from experiments.tasks.splits.classes import GARMENTS, SECOND_HALF, other_classes, some_classes
 from experiments.tasks.splits.images import (
     FASHION,
@@ -74,6 +74,15 @@ TASKS: list[Task] = [
         needs=FASHION,
     ),
     task(
+        "fashion150-cnn-nesterov-b15",
+        250,
+        functools.partial(images, "FashionMNIST", 150),
+        lambda: cnn(1, 8, 10, size=14, batch_norm=False),
+        nesterov(),
+        15,
+        needs=FASHION,
+    ),
+    task(
         "fashion200-cnnbn-sgd-b20",
         400,
         functools.partial(images, "FashionMNIST", 200),
@@ -126,6 +135,35 @@ TASKS: list[Task] = [
         sgd(),
         30,
         groups=body_and_head(0.02, 0.1),
+        needs=FASHION,
+    ),
+    task(
+        "fashion800-finetune-vit-sgd-b25-groups",
+        200,
+        functools.partial(some_classes, "FashionMNIST", SECOND_HALF, 800, seed=69),
+        functools.partial(pretrained_vit, "FashionMNIST"),
+        sgd(),
+        25,
+        groups=body_and_head(0.01, 0.1),
+        needs=FASHION,
+    ),
+    task(
+        "fashion1500-wrong35-cnn-sgd-b50",
+        300,
+        functools.partial(mislabelled, "FashionMNIST", 1500, 0.35, "wrong"),
+        lambda: cnn(1, 6, 10, size=14, batch_norm=False, hidden=32),
+        sgd(),
+        50,
+        needs=FASHION,
+    ),
+    task(
+        "fashion-autoencoder-adam-b64",
+        300,
+        functools.partial(flat, "FashionMNIST"),
+        lambda: mlp(196, 96, 24, 96, 196),
+        adam(),
+        64,
+        score="r2",
         needs=FASHION,
     ),
     task(
@@ -282,6 +320,15 @@ TASKS: list[Task] = [
         needs=FASHION,
     ),
     task(
+        "fashion-mlp-adam-b1024",
+        150,
+        functools.partial(images, "FashionMNIST"),
+        lambda: mlp(196, 64, 10),
+        adam(),
+        1024,
+        needs=FASHION,
+    ),
+    task(
         "fashion-mlp-adamw-b256-decay2",
         300,
         functools.partial(images, "FashionMNIST"),
@@ -306,6 +353,15 @@ TASKS: list[Task] = [
         lambda: mlp(196, 128, 64, 10),
         sgd(),
         1024,
+        needs=FASHION,
+    ),
+    task(
+        "fashion-mlpbn-sgd-b64-decay",
+        300,
+        functools.partial(images, "FashionMNIST"),
+        lambda: normed_mlp(196, 64, 32, 10, norm=nn.BatchNorm1d),
+        sgd(weight_decay=0.01),
+        64,
         needs=FASHION,
     ),
     task(

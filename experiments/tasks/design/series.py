@@ -9,6 +9,7 @@ from torch import nn
 from experiments.tasks.nets import CharRNN, RowRNN, Tagger, mlp, wave_cnn
 from experiments.tasks.optimizers import adam, rmsprop, sgd
 from experiments.tasks.splits.series import (
+    BASE,
     BRACKETS,
     brackets,
     flat_waves,
@@ -16,6 +17,7 @@ from experiments.tasks.splits.series import (
     marked_sums,
     series,
     shuffled_numbers,
+    sums,
     waves,
     waves_by_row,
 )
@@ -67,6 +69,15 @@ TASKS: list[Task] = [
         adam(),
         64,
         score="r2",
+        clip=1.0,
+    ),
+    task(
+        "sums-lstm-rmsprop-b32-clip1",
+        250,
+        functools.partial(sums, 12, 8000),
+        lambda: CharRNN(nn.LSTM, BASE**2, 16, 32),
+        rmsprop(),
+        32,
         clip=1.0,
     ),
     task(
