@@ -51,7 +51,7 @@ class Policy:
     version: int = 1
 
 
-AUTO = Policy("one cycle, auto", True, False, (LR, "o", "-"), version=4)
+AUTO = Policy("one cycle, auto", True, False, (LR, "o", "-"), version=5)
 CYCLE = Policy("one cycle, best of the grid", True, True, (LR, "s", "--"))
 COSINE = Policy("cosine, best of the grid", True, True, (METRIC, "^", "-."))
 CONSTANT = Policy("constant lr, best of the grid", False, True, (TRAIN_LOSS, "D", ":"))

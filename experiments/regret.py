@@ -39,7 +39,7 @@ QUICK = (
     "diabetes-linear-sgd0-b16",
     "diabetes-mlp-adamw-b64",
     "digits-logistic-sgd0-b64",
-    "patients-mlp-sgd-b32",
+    "soils-mlp-sgd-b100",
 )
 QUICK_STEPS = 120
 QUICK_GRID = (-8, -4, 0, 4)  # quarters of a decade from the optimizer's usual lr

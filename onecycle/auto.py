@@ -6,17 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from lrfind.curve import LRCurve, NoSuggestion
+from lrfind.curve import LRCurve
 from lrfind.preserve import preserve
 from lrfind.progress import Bar
 from lrfind.ranks import ALONE, Ranks
 from lrfind.replicas import replicas
-from lrfind.smoothing import read_shape
 from lrfind.suggest import Suggestion
-from lrfind.sweep import BLOCK, range_test
 from lrfind.workload import Workload
 from onecycle.epochs import WRONG_EPOCHS
-from onecycle.optimizers import scales_itself, usual_lr
+from onecycle.look import look
 from onecycle.pilot import Pilot, Plan, ceiling, run_pilot, validated
 from onecycle.schedule import OneCycle
 from onecycle.search import climb
@@ -28,10 +26,6 @@ Method = Literal["auto", "refine"]
 # What may be spent: steps, and share of the run.
 AUTO_STEPS, AUTO_SHARE = 100, 0.1
 REFINE_SHARE = 0.5
-# The sweep: 6 steps a decade, and at most so large a share of the budget, but never fewer than those. Longer pilots are
-# worth more than a finer sweep.
-START_LR, END_LR, SWEEP_STEPS = 1e-6, 10.0, 42
-SWEEP_SHARE, FEWEST_SWEEP_STEPS = 0.35, 12
 # A pilot is no shorter than this, in steps.
 MIN_PILOT = 8
 # Two pilots; three where each has as many steps as this, and is no smaller a share of the run; up to five where each
@@ -42,9 +36,6 @@ LONG_PILOT = 50
 # After its last step a pilot looks at the training batches that come next: so many, of so many samples, and no more
 # than an epoch.
 UNSEEN_BATCHES, UNSEEN_SAMPLES = 10, 512
-# With an optimizer that scales its own steps a range test that points to more than so many times the usual rate has
-# been misled.
-HIGHEST_BEGIN = 10.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +58,9 @@ def pick_max_lr(
 ) -> Suggestion:
     """Return the peak for a cycle; the workload is left bit for bit as it was.
 
-    A short range test says where to look; where it learned no more than a constant prediction, halfway to what is usual
-    for the optimizer. Two to five pilots, cycles as long as the budget allows that stay at their peaks, all from the
+    A short range test, from a hundredth to a hundred times what is usual for the optimizer, says where to look; where it
+    blew up at once, one below it; where it learned no more than a constant prediction, halfway to what is usual. Two to
+    five pilots, cycles as long as the budget allows that stay at their peaks, all from the
     same weights on the same batches, say what is best there: where there is a ``val_loader`` by validation loss, and in
     equal parts by the accuracy where the workload measures one (the first of its metrics with ``higher_is_better`` and
     a ``plot_upper_bound`` of 1, as torchmetrics have), with a little of the training loss. The answer is their mean in
@@ -126,17 +118,13 @@ def pick_with_curve(
     budget = _budget(total_steps, method)
     per_epoch = work.steps_per_epoch or total_steps  # a loader without a length tells no epochs
     epochs = total_steps / per_epoch
-    planned = min(SWEEP_STEPS, max(int(SWEEP_SHARE * budget), FEWEST_SWEEP_STEPS))
-    own_curve = range_test(work, start_lr=START_LR, end_lr=END_LR, num_iter=planned, progress=progress)
-    curve = others.from_first(lambda: own_curve)  # where the ranks' arithmetic differs in the last bit
-    swept, refusal = _read(curve)
-    swept_steps = _steps_of(curve, planned, BLOCK if work.device.type != "cpu" else 1)
-    left = budget - swept_steps
+    found = look(work, budget, others, progress)
+    left = budget - found.steps
     number, steps = _pilots(left, total_steps)
     if number == 0:
-        return Pick(replace(_alone(swept, refusal, curve), steps_used=swept_steps), curve, ())
+        return Pick(replace(found.alone(), steps_used=found.steps), found.curve, ())
     unseen = _unseen(work, per_epoch) if work.val_loader is not None and epochs > WRONG_EPOCHS else 0
-    begin = _begin(work, swept, curve)
+    begin = found.begin(work.optimizer)
     pilots: list[Pilot] = []
     run: dict[float, Pilot] = {}  # those of other ranks too, that the search has not asked for yet
     spent = 0
@@ -146,7 +134,7 @@ def pick_with_curve(
             steps,
             unseen=unseen,
             before=validated(work, steps),
-            ceiling=ceiling(curve.loss.tolist()),
+            ceiling=ceiling(found.curve.loss.tolist()),
         )
 
         def search(loss_at: LossAt) -> dict[float, float]:
@@ -167,11 +155,11 @@ def pick_with_curve(
             return losses_of([run[max_lr]])[max_lr]
 
         search(loss_at)
-    suggestion = suggested(pilots, swept, work, total_steps=total_steps, epochs=epochs, rule=method)
+    suggestion = suggested(pilots, found.swept, work, total_steps=total_steps, epochs=epochs, rule=method)
     if suggestion is None:
-        suggestion = below_all(pilots, _alone(swept, f"{refusal} {in_vain(pilots)}", curve))
-    used = swept_steps + sum(pilot.steps for pilot in run.values())
-    return Pick(replace(suggestion, steps_used=used), curve, tuple(pilots))
+        suggestion = below_all(pilots, found.alone(in_vain(pilots)))
+    used = found.steps + sum(pilot.steps for pilot in run.values())
+    return Pick(replace(suggestion, steps_used=used), found.curve, tuple(pilots))
 
 
 def _unseen(work: Workload, per_epoch: int) -> int:
@@ -205,34 +193,3 @@ def _pilots(left: int, total_steps: int) -> tuple[int, int]:
     number = max(number, min(left // max(LONG_PILOT, least), MOST_PILOTS))
     steps = left // number
     return (number, steps) if steps >= MIN_PILOT else (0, 0)
-
-
-def _read(curve: LRCurve) -> tuple[Suggestion | None, str]:
-    try:
-        return curve.suggest(), ""
-    except NoSuggestion as refusal:
-        return None, str(refusal)
-
-
-def _steps_of(curve: LRCurve, planned: int, block: int) -> int:
-    """Return how many steps a sweep has taken: losses come home in blocks, and those behind the stop are dropped."""
-    return min(planned, math.ceil(len(curve) / block) * block)
-
-
-def _alone(swept: Suggestion | None, refusal: str, curve: LRCurve) -> Suggestion:
-    """Return what the range test says where no pilot says more."""
-    if swept is None:
-        raise NoSuggestion(refusal, curve)
-    return swept
-
-
-def _begin(work: Workload, swept: Suggestion | None, curve: LRCurve) -> float:
-    """Return the first peak to try."""
-    usual = usual_lr(work.optimizer)
-    if swept is None:
-        return usual
-    # A range test that came down to a constant prediction, and no further, has not seen the model learn: it points too
-    # low by half a decade in the mean, and by more than one in a quarter of all cases.
-    learned = read_shape(curve.lr, curve.loss).lowest < curve.facts.get("constant_loss", math.inf)
-    begin = swept.lr if learned else math.sqrt(swept.lr * usual)
-    return min(begin, HIGHEST_BEGIN * usual) if scales_itself(work.optimizer) else begin
