@@ -58,12 +58,12 @@ def pick_max_lr(
 ) -> Suggestion:
     """Return the peak for a cycle; the workload is left bit for bit as it was.
 
-    A short range test, from a hundredth to a hundred times what is usual for the optimizer, says where to look; where it
-    blew up at once, one below it; where it learned no more than a constant prediction, halfway to what is usual. Two to
-    five pilots, cycles as long as the budget allows that stay at their peaks, all from the
-    same weights on the same batches, say what is best there: where there is a ``val_loader`` by validation loss, and in
-    equal parts by the accuracy where the workload measures one (the first of its metrics with ``higher_is_better`` and
-    a ``plot_upper_bound`` of 1, as torchmetrics have), with a little of the training loss. The answer is their mean in
+    A short range test, from a hundredth to a hundred times what is usual for the optimizer, says where to look; where
+    it blew up at once, one below it; where it learned no more than a constant prediction, halfway to what is usual. Two
+    to five pilots, cycles as long as the budget allows that stay at their peaks, all from the same weights on the same
+    batches, say what is best there: where there is a ``val_loader`` by validation loss, and in equal parts by the
+    accuracy where the workload measures one (the first of its metrics with ``higher_is_better`` and a
+    ``plot_upper_bound`` of 1, as torchmetrics have), with a little of the training loss. The answer is their mean in
     log lr, weighted by how well they did, and lower where the next peak above has failed: its loss diverged or rose, or
     the model came to answer the same whatever it sees. What a run of many epochs learns by heart, wrong labels above
     all, a short pilot does not show; but it shows what is left to be learned so, and the answer is lowered for that,
