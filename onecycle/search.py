@@ -11,7 +11,7 @@ STEP = 0.5
 # smaller, by which its loss is above the lowest. (Of the loss, because one near 0 has fallen far whatever the peak.)
 NEAR = 0.05
 # The answer lies so many decades below their mean: too high a peak costs more than too low a one.
-CAUTION = 0.05
+CAUTION = 0.025
 # A peak at which less than this share of the best fall is left has failed.
 FAILED = 0.5
 # Where the best fall is less than this share of the start hardly anything was learned: then losses that differ by less
@@ -83,7 +83,7 @@ def between(losses: Mapping[float, float], start: float) -> float:
     ``start``, or of that loss. Where hardly anything was learned, or nothing, it is ``leader``.
 
     >>> round(between({0.1: 0.52, 0.3: 0.5, 0.03: 0.8}, start=1.0), 3), between({0.1: 0.96, 0.3: 0.965}, start=1.0)
-    (0.19, 0.3)
+    (0.201, 0.3)
     """
     best = losses[lowest(losses)]
     scale = min(start - best, best) if best > 0 else start - best

@@ -161,15 +161,15 @@ def test_answers_know_no_scale(tried, start, scale):
         ({0.1: math.inf, 0.03: 0.9}, 1.0, 0.03, 0.03),
         ({0.1: 1.5, 0.3: 1.4}, 1.0, 0.3, 0.3),  # worse than untrained: no fall to share
         ({0.1: 1.4, 0.3: 1.405}, 1.0, 0.3, 0.3),  # the same, and equal
-        ({0.1: 0.9, 0.3: 0.4, 0.03: math.inf}, math.inf, 0.3, 0.3 / 10**0.05),  # a start that is no number
+        ({0.1: 0.9, 0.3: 0.4, 0.03: math.inf}, math.inf, 0.3, 0.3 / 10**0.025),  # a start that is no number
         ({0.1: 0.5, 0.3: 0.4, 0.03: 0.9}, math.nan, 0.3, 0.3),
-        ({0.1: 0.2}, 1.0, 0.1, 10**-1.05),  # alone
-        ({0.1: 0.01, 1.0: 0.9, 0.01: 0.95}, 1.0, 0.1, 10**-1.05),  # far better than the rest
-        ({0.1: 0.01, 1.0: 0.01, 0.01: 0.95}, 1.0, 0.1, 10**-0.55),  # two that are
-        ({0.1: 0.5, 1.0: 0.5}, 1.0, 0.1, 10**-0.55),  # halfway, less a twentieth of a decade
-        ({0.1: 0.525, 1.0: 0.5}, 1.0, 1.0, 10 ** (-1 / (math.e + 1) - 0.05)),  # a twentieth of the fall worse
-        ({0.1: 0.105, 1.0: 0.1}, 1.0, 1.0, 10 ** (-1 / (math.e + 1) - 0.05)),  # a twentieth of the loss worse
-        ({0.1: -0.95, 1.0: -1.0}, 0.0, 1.0, 10 ** (-1 / (math.e + 1) - 0.05)),
+        ({0.1: 0.2}, 1.0, 0.1, 10**-1.025),  # alone
+        ({0.1: 0.01, 1.0: 0.9, 0.01: 0.95}, 1.0, 0.1, 10**-1.025),  # far better than the rest
+        ({0.1: 0.01, 1.0: 0.01, 0.01: 0.95}, 1.0, 0.1, 10**-0.525),  # two that are
+        ({0.1: 0.5, 1.0: 0.5}, 1.0, 0.1, 10**-0.525),  # halfway, less a fortieth of a decade
+        ({0.1: 0.525, 1.0: 0.5}, 1.0, 1.0, 10 ** (-1 / (math.e + 1) - 0.025)),  # a twentieth of the fall worse
+        ({0.1: 0.105, 1.0: 0.1}, 1.0, 1.0, 10 ** (-1 / (math.e + 1) - 0.025)),  # a twentieth of the loss worse
+        ({0.1: -0.95, 1.0: -1.0}, 0.0, 1.0, 10 ** (-1 / (math.e + 1) - 0.025)),
         ({0.1: 0.97, 0.3: 0.965, 1.0: 0.972, 3.0: 0.98}, 1.0, 1.0, 1.0),  # hardly anything was learned
     ],
 )
