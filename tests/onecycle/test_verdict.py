@@ -79,7 +79,7 @@ def test_keeps_away_from_a_cliff(make, above, most):
     found = said(make(), losses)
 
     assert found.lr == pytest.approx(between(losses, 2.0) / 10**0.25)
-    assert "; lowered from 0.089, since the next pilot above it diverged or learned far less" in found.evidence
+    assert "; lowered from 0.094, since the next pilot above it diverged or learned far less" in found.evidence
     assert found.high == pytest.approx(min(most, found.lr * 10**0.9))
 
 
@@ -92,8 +92,8 @@ def test_lowers_once_for_a_cliff_and_for_many_epochs(make):
     few, many = (said(work, losses, train=1.9, total_steps=epochs * work.steps_per_epoch) for epochs in (13, 240))
 
     assert decades > 0.25
-    assert many.lr == pytest.approx(10 ** (-1.05 - decades))
-    assert few.lr == pytest.approx(10 ** (-1.05 - 0.25))
+    assert many.lr == pytest.approx(10 ** (-1.025 - decades))
+    assert few.lr == pytest.approx(10 ** (-1.025 - 0.25))
     assert "for what 240 epochs learn by heart (its pilot leaves 95% of the training loss)" in many.evidence
 
 
