@@ -134,7 +134,7 @@ def data(plan: Plan) -> Split:
     if plan.random:
         draw = torch.Generator().manual_seed(0)
         labels = torch.randint(0, 10, (plan.train + plan.val,), generator=draw)
-        x = torch.randn(len(labels), 1, 28, 28, generator=draw) + 0.3 * labels.view(-1, 1, 1, 1)
+        x = torch.randn(len(labels), 1, 28, 28, generator=draw) + 0.3 * (labels - 4.5).view(-1, 1, 1, 1)
         return Split(x[: plan.train], labels[: plan.train], x[plan.train :], labels[plan.train :])
     everything = images.split(SOURCE, None, plan.val)
     return everything._replace(train_x=everything.train_x[: plan.train], train_y=everything.train_y[: plan.train])
