@@ -73,13 +73,13 @@ class Plan(NamedTuple):
 ACCELERATOR = Plan(64, 50_000, 10_000, 5_000, 512, 24, seeds=4, bfloat16=True, compiled=True)
 CPU = Plan(16, 6_000, 4_000, 600, 128, 6, seeds=2, bfloat16=True, compiled=False)
 WHAT_IT_SAYS = """\
-Our pick is at the lower end of the plateau of the peaks tried: 64.3 ± 1.5 % at the pick, 64.8 ± 0.3 at four times it, \
-63.6 ± 1.9 at sixteen times, 56.1 ± 6.9 at a quarter. One cycle at the pick is 5.0 points above the best of three \
-constant lrs (59.3 ± 4.9, at the pick itself). What constant lrs lack at the end of such a run is any decay; schedules \
-that decay otherwise were not compared here, so this says that a decay is needed and that the pick suits the cycle, \
-not that nothing else would do. Two seeds: differences of a point are noise. Former rules picked twice to five times as \
-high (65.4 ± 0.5). The pick cost 126 steps where the run has 276, since `auto` may spend 100 steps on any run, however \
-short."""
+Our pick is at the lower end of the plateau of the peaks tried: 64.3 ± 1.5 % at the pick, 64.8 ± 0.3 at four times \
+it, 63.6 ± 1.9 at sixteen times, 56.1 ± 6.9 at a quarter. One cycle at the pick is 5.0 points above the best of \
+three constant lrs (59.3 ± 4.9, at the pick itself). What constant lrs lack at the end of such a run is any decay; \
+schedules that decay otherwise were not compared here, so this says that a decay is needed and that the pick suits \
+the cycle, not that nothing else would do. Two seeds: differences of a point are noise. Former rules picked twice to \
+five times as high (65.4 ± 0.5). The pick cost 126 steps where the run has 276, since `auto` may spend 100 steps on \
+any run, however short."""
 QUICK = Plan(4, 160, 80, 40, 20, 2, seeds=1, bfloat16=False, compiled=False, random=True)
 
 
